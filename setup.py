@@ -1,0 +1,47 @@
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+version = re.search(r'^__version__ = "(.+)"$', (here / "gpt2_tf/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
+
+# KerasNLP and the oracles' libraries are for tests alone, so far.
+tokenizers = ["tokenizers>=0.20"]
+keras_nlp = ["keras-nlp>=0.18"]
+test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *keras_nlp]
+
+setup(
+    name="gpt2-tf",
+    version=version,
+    description="GPT-2 in TensorFlow and Keras, faithful to OpenAI's release",
+    long_description=(here / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=["encoder", "gpt2_tf"],
+    package_data={"gpt2_tf": ["bundled/shakespeare/*"]},
+    py_modules=["download_model"],
+    install_requires=[
+        "tensorflow>=2.20",
+        "keras>=3.10",
+        "numpy>=1.26",
+        "requests>=2.31",
+        "tiktoken>=0.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tokenizers": tokenizers,
+        "keras-nlp": keras_nlp,
+        "test": test,
+        "peers": ["transformers>=4.50", "torch>=2.5"],
+    },
+    entry_points={"console_scripts": ["gpt2-tf = gpt2_tf.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
