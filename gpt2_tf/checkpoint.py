@@ -1,0 +1,92 @@
+"""OpenAI's TensorFlow checkpoint, `model.ckpt.*`, <-> variables by name.
+
+It knows names and shapes, not the model, so that `model.py` may import it.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from gpt2_tf.bundle import data_sizes, read_index
+
+NAME = "model.ckpt"
+Variables = Mapping[str, keras.Variable]
+
+
+def restore(folder: str | os.PathLike, variables: Variables) -> None:
+    """Fills the variables, each from the tensor of its name, one tensor at a time.
+
+    Raises:
+        FileNotFoundError: `model.ckpt.index` or a data file is missing.
+        ValueError: the tensors' names, shapes or dtypes aren't the variables' (all differences are named), a data
+            file is of another size than the index says, or a tensor fails its checksum (it is named).
+    """
+    prefix = Path(folder, NAME)
+    entries = read_index(f"{prefix}.index")
+    _check_names(prefix, entries, variables)
+    _check_sizes(prefix, entries)
+    reader = tf.train.load_checkpoint(str(prefix))
+    for name, variable in variables.items():
+        try:
+            variable.assign(reader.get_tensor(name))
+        except (tf.errors.OpError, IndexError) as error:  # IndexError: fewer bytes than the index says
+            raise ValueError(f"{prefix}: {name} is damaged; fetch the file again ({_first_line(error)})") from None
+
+
+def save(folder: str | os.PathLike, variables: Variables) -> None:
+    """Writes the variables as float32 to `model.ckpt.*`, and the `checkpoint` file which names it.
+
+    All is written beside its place first and moved there whole.
+
+    Raises:
+        OSError: the folder can't be made or written, or the disk is full.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(variables)  # the order of OpenAI's data file
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+        try:
+            tf.raw_ops.SaveV2(
+                prefix=str(Path(part, NAME)),
+                tensor_names=names,
+                shape_and_slices=[""] * len(names),
+                tensors=[tf.cast(variables[name], tf.float32) for name in names],
+            )
+        except tf.errors.OpError as error:
+            raise OSError(f"{folder / NAME} could not be written: {_first_line(error)}") from None
+        Path(part, "checkpoint").write_text(f'model_checkpoint_path: "{NAME}"\nall_model_checkpoint_paths: "{NAME}"\n')
+        # The index last: with a new index, the data is new too.
+        for path in sorted(Path(part).iterdir(), key=lambda path: path.suffix == ".index"):
+            os.replace(path, folder / path.name)
+
+
+def _check_names(prefix: Path, entries: Mapping, variables: Variables) -> None:
+    differences = [f"{name} is missing" for name in variables if name not in entries]
+    differences += [f"{name} isn't of this model" for name in entries if name not in variables]
+    for name in variables.keys() & entries.keys():
+        shape, entry = tuple(variables[name].shape), entries[name]
+        if (entry.shape, entry.dtype) != (shape, "float32"):
+            differences.append(f"{name} is {entry.dtype} {list(entry.shape)}, expected float32 {list(shape)}")
+    if differences:
+        raise ValueError(
+            f"{prefix}.index doesn't fit the hyperparameters in hparams.json: " + "; ".join(sorted(differences))
+        )
+
+
+def _check_sizes(prefix: Path, entries: Mapping) -> None:
+    sizes = data_sizes(entries)
+    for shard, expected in sizes.items():
+        path = Path(f"{prefix}.data-{shard:05d}-of-{len(sizes):05d}")
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; it holds the weights that {prefix}.index lists")
+        size = path.stat().st_size
+        if size != expected:
+            raise ValueError(f"{path} has {size:,} bytes, but {prefix}.index says {expected:,}; fetch the file again")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

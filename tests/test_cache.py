@@ -1,0 +1,45 @@
+"""The cache's parts; that the model reads it rightly is test_model's to show."""
+
+import numpy as np
+import tensorflow as tf
+
+from gpt2_tf import cache
+from gpt2_tf.hparams import HParams
+
+rng = np.random.default_rng(0)
+
+
+def random_cache(n_layer=3, batch=2, n_head=4, seq=5, head_dim=6):
+    def part():
+        return tf.constant(rng.normal(size=[batch, n_head, seq, head_dim]))
+
+    return tuple((part(), part()) for _ in range(n_layer))
+
+
+def test_append_puts_the_new_behind_the_old():
+    (old,), (new,) = random_cache(n_layer=1, seq=2), random_cache(n_layer=1, seq=3)
+    k, v = cache.append(old, *new)
+    np.testing.assert_array_equal(k, np.concatenate([old[0], new[0]], axis=2))
+    np.testing.assert_array_equal(v, np.concatenate([old[1], new[1]], axis=2))
+    assert cache.append(None, *new) == new
+
+
+def test_pack_has_openais_axes_and_unpack_undoes_it():
+    full = random_cache()
+    past = cache.pack(full)
+    assert past.shape == [2, 3, 2, 4, 5, 6]  # batch, n_layer, 2, n_head, seq, head_dim
+    np.testing.assert_array_equal(past[:, 1, 0], full[1][0])
+    np.testing.assert_array_equal(past[:, 2, 1], full[2][1])
+    tf.nest.map_structure(np.testing.assert_array_equal, cache.unpack(past), full)
+
+
+def test_last_is_the_end():
+    full = random_cache()
+    np.testing.assert_array_equal(cache.last(full, 2)[0][1], full[0][1][:, :, 3:])
+
+
+def test_shape_is_that_of_a_cache():
+    hparams = HParams(n_vocab=7, n_ctx=8, n_embd=24, n_head=4, n_layer=3)
+    tf.nest.map_structure(
+        lambda spec, part: spec.assert_is_compatible_with(part.shape), cache.shape(hparams), random_cache()
+    )

@@ -1,0 +1,212 @@
+"""Checkpoints as OpenAI's: written, read back, damaged in every way, and restored by OpenAI's own graph."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gpt2_tf import GPT2, HParams, checkpoint
+from gpt2_tf.bundle import read_index
+
+HPARAMS = HParams(n_vocab=300, n_ctx=16, n_embd=24, n_head=2, n_layer=2)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model and the folder it was saved to; tests that damage it copy it."""
+    keras.utils.set_random_seed(0)
+    model = GPT2(HPARAMS)
+    folder = tmp_path_factory.mktemp("saved") / "new" / "model"
+    model.save_checkpoint(folder)
+    return model, folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved[1], tmp_path / "copy")
+
+
+def test_round_trip_is_exact(saved):
+    model, folder = saved
+    again = GPT2.from_checkpoint(folder)
+    assert again.hparams == model.hparams
+    for old, new in zip(model.weights, again.weights, strict=True):
+        assert old.path == new.path
+        np.testing.assert_array_equal(old.numpy(), new.numpy())
+
+
+def test_the_files_are_openais_and_nothing_else_is_left(saved):
+    assert {path.name for path in saved[1].iterdir()} == {
+        "checkpoint",
+        "hparams.json",
+        "model.ckpt.data-00000-of-00001",
+        "model.ckpt.index",
+    }
+    assert tf.train.latest_checkpoint(saved[1]) == str(saved[1] / "model.ckpt")
+
+
+def test_the_index_is_shaped_as_openais(shared, tmp_path):
+    """Every entry of the real 124M index, but for the numbers that depend on the weights' values."""
+    official = shared / "data" / "official-117M"
+    hparams = HParams.from_json(official / "hparams.json")
+    GPT2(hparams, w_init_stdev=0).save_checkpoint(tmp_path)
+
+    def described(path):
+        return {name: entry._replace(crc32c=0) for name, entry in read_index(path).items()}
+
+    assert described(tmp_path / "model.ckpt.index") == described(official / "model.ckpt.index")
+
+
+def test_saving_again_replaces(saved, folder):
+    other = GPT2(HPARAMS)
+    other.save_checkpoint(folder)
+    np.testing.assert_array_equal(GPT2.from_checkpoint(folder).wte.numpy(), other.wte.numpy())
+
+
+def test_loading_draws_no_random_numbers(saved, monkeypatch):
+    def drawn(*args, **kwargs):
+        raise AssertionError("a weight was drawn")
+
+    monkeypatch.setattr(keras.initializers.RandomNormal, "__call__", drawn)
+    GPT2.from_checkpoint(saved[1])
+    with pytest.raises(AssertionError, match="a weight was drawn"):
+        GPT2(HPARAMS)
+
+
+def test_tensors_come_one_at_a_time(saved, monkeypatch):
+    """Never is more than one tensor in hand: each is in its variable before the next is read."""
+    model, folder = saved
+    events = []
+    load = tf.train.load_checkpoint
+
+    class Reader:
+        def __init__(self, prefix):
+            self.reader = load(prefix)
+
+        def get_tensor(self, name):
+            events.append(("read", name))
+            return self.reader.get_tensor(name)
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", Reader)
+    assign = keras.Variable.assign
+    monkeypatch.setattr(
+        keras.Variable, "assign", lambda v, value: (events.append(("assign", v.path)), assign(v, value))
+    )
+    GPT2.from_checkpoint(folder)
+    assert events == [(kind, variable.path) for variable in model.weights for kind in ("read", "assign")]
+
+
+def test_every_difference_is_said_at_once(saved, folder):
+    json_path = folder / "hparams.json"
+    json_path.write_text(json.dumps(HPARAMS.to_dict() | {"n_layer": 1, "n_ctx": 20}))
+    with pytest.raises(ValueError) as error:
+        GPT2.from_checkpoint(folder)
+    message = str(error.value)
+    assert "model/wpe is float32 [16, 24], expected float32 [20, 24]" in message
+    assert sum(f"{v.path} isn't of this model" in message for v in saved[0].weights if "/h1/" in v.path) == 12
+    assert "\n" not in message and "wte" not in message
+
+    json_path.write_text(json.dumps(HPARAMS.to_dict() | {"n_layer": 3}))
+    with pytest.raises(ValueError, match="model/h2/attn/c_attn/b is missing; model/h2/attn/c_attn/w is missing"):
+        GPT2.from_checkpoint(folder)
+
+
+def test_a_wrong_dtype_is_a_difference(saved, folder):
+    names = [variable.path for variable in saved[0].weights]
+    tensors = [tf.cast(v, tf.float64) if v.path == "model/wte" else tf.convert_to_tensor(v) for v in saved[0].weights]
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / "model.ckpt"), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
+    )
+    with pytest.raises(ValueError, match=r"model/wte is float64 \[300, 24\], expected float32 \[300, 24\]$"):
+        GPT2.from_checkpoint(folder)
+
+
+def test_a_flipped_bit_names_its_tensor_wherever_it_is(saved, folder):
+    path = folder / "model.ckpt.data-00000-of-00001"
+    whole = path.read_bytes()
+    for name, entry in read_index(folder / "model.ckpt.index").items():
+        damaged = bytearray(whole)
+        damaged[entry.offset + entry.size // 2] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{name} is damaged; fetch the file again"):
+            GPT2.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("change", [-1, -1000, 1])
+def test_data_of_another_size_is_an_error_with_both_sizes(folder, change):
+    path = folder / "model.ckpt.data-00000-of-00001"
+    content = path.read_bytes()
+    path.write_bytes((content + b"\0")[: len(content) + change])
+    with pytest.raises(ValueError, match=f"has {len(content) + change:,} bytes, but .*index says {len(content):,}"):
+        GPT2.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        GPT2.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\0" * 500])
+def test_an_index_that_is_none_is_named(folder, content):
+    (folder / "model.ckpt.index").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.ckpt\.index"):
+        GPT2.from_checkpoint(folder)
+
+
+def test_a_failed_save_leaves_the_old_files(saved, folder, monkeypatch):
+    """A real failure of TensorFlow's writer: the disk says it is full."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    save = tf.raw_ops.SaveV2
+
+    def to_full_disk(*, prefix, **kwargs):
+        return save(prefix="/dev/full/model.ckpt", **kwargs)
+
+    monkeypatch.setattr(tf.raw_ops, "SaveV2", to_full_disk)
+    with pytest.raises(OSError, match=r"model\.ckpt could not be written"):
+        saved[0].save_checkpoint(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_is_a_file(saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        saved[0].save_checkpoint(tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_openais_own_graph_restores_what_we_write_and_agrees(shared, tmp_path):
+    """OpenAI's graph of 124M on random full-size weights at 1,024 tokens.
+
+    2e-4: float32 sums of 768 to 3,072 terms through 12 blocks, in another order, on logits of about 10.
+    """
+    official = shared / "data" / "official-117M"
+    keras.utils.set_random_seed(0)
+    model = GPT2(HParams.from_json(official / "hparams.json"), w_init_stdev=0.05)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:  # so that no gain is 1 and no bias 0
+        if variable.name in "gb":
+            variable.assign_add(rng.normal(0, 0.1, variable.shape))
+    model.save_checkpoint(tmp_path)
+    tokens = rng.integers(0, 50257, [1, 1024])
+    ours = model(tokens).numpy()[0]
+
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        saver = tf.compat.v1.train.import_meta_graph(str(official / "model.ckpt.meta"), clear_devices=True)
+        saver.restore(session, str(tmp_path / "model.ckpt"))
+        theirs = session.run("model/MatMul_2:0", {"Placeholder:0": tokens})
+    assert np.abs(theirs).max() > 5  # the logits are no zeros
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
+
+
+def test_only_names_are_known_not_the_model(tmp_path):
+    """What floor 1 promises: any named variables."""
+    variable = keras.Variable(np.arange(6.0, dtype=np.float32).reshape(2, 3), name="x")
+    checkpoint.save(tmp_path, {"some/name": variable})
+    other = keras.Variable(np.zeros([2, 3], np.float32), name="y")
+    checkpoint.restore(tmp_path, {"some/name": other})
+    np.testing.assert_array_equal(other.numpy(), variable.numpy())

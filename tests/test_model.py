@@ -1,0 +1,166 @@
+"""The model against the NumPy float64 reference, on small random models."""
+
+import keras
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+
+from gpt2_tf import GPT2, HParams
+
+HPARAMS = HParams(n_vocab=311, n_ctx=48, n_embd=60, n_head=5, n_layer=3)
+# float32 against float64 on logits of about 1: 1e-5 is a hundred roundings.
+TOLERANCE = 1e-5
+
+
+def random_model(hparams=HPARAMS, seed=0, **kwargs):
+    """A model whose every weight matters: gains and biases aren't left at 1 and 0."""
+    rng = np.random.default_rng(seed)
+    model = GPT2(hparams, w_init_stdev=0, **kwargs)
+    for variable in model.weights:
+        mean = 1 if variable.name == "g" else 0
+        variable.assign(rng.normal(mean, 0.1, variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model()
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(1).integers(0, HPARAMS.n_vocab, [4, HPARAMS.n_ctx])
+
+
+def weights(model):
+    return {variable.path: variable.numpy() for variable in model.weights}
+
+
+def expected(model, tokens):
+    rows = [reference.forward(weights(model), model.hparams.n_head, row) for row in tokens]
+    return [np.stack(part) for part in zip(*rows, strict=True)]
+
+
+def test_logits_and_present_are_the_references(model, tokens):
+    logits, present = expected(model, tokens)
+    result = model.forward(tokens)
+    np.testing.assert_allclose(result["logits"], logits, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(result["present"], present, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(model(tokens), logits, rtol=0, atol=TOLERANCE)
+    assert result["logits"].dtype == tf.float32
+
+
+@pytest.mark.parametrize("n_head, n_embd, n_layer", [(1, 8, 1), (8, 8, 2), (3, 48, 2), (2, 34, 5)])
+def test_other_shapes_agree_too(n_head, n_embd, n_layer):
+    model = random_model(HParams(n_vocab=257, n_ctx=9, n_embd=n_embd, n_head=n_head, n_layer=n_layer))
+    tokens = np.random.default_rng(2).integers(0, 257, [2, 9])
+    np.testing.assert_allclose(model(tokens), expected(model, tokens)[0], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("cuts", [[1], [47], [20, 21], list(range(1, 48))])
+def test_cached_equals_uncached(model, tokens, cuts):
+    whole = model.forward(tokens)
+    past, logits = None, []
+    for piece in np.split(tokens, cuts, axis=1):
+        result = model.forward(piece, past)
+        assert result["present"].shape[4] == piece.shape[1]  # of the new tokens alone, as OpenAI's
+        past = result["present"] if past is None else tf.concat([past, result["present"]], axis=4)
+        logits.append(result["logits"])
+    np.testing.assert_allclose(tf.concat(logits, 1), whole["logits"], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(past, whole["present"], rtol=0, atol=TOLERANCE)
+
+
+def test_no_token_looks_ahead(model, tokens):
+    changed = tokens.copy()
+    changed[:, 30:] = (changed[:, 30:] + 1) % HPARAMS.n_vocab
+    before, after = model(tokens).numpy(), model(changed).numpy()
+    np.testing.assert_array_equal(before[:, :30], after[:, :30])
+    assert np.abs(before[:, 30:] - after[:, 30:]).max() > 0.1
+
+
+def test_names_and_shapes_are_openais():
+    shapes = {variable.path: tuple(variable.shape) for variable in random_model().weights}
+    v, c, e = HPARAMS.n_vocab, HPARAMS.n_ctx, HPARAMS.n_embd
+    wanted = {"model/wte": (v, e), "model/wpe": (c, e), "model/ln_f/g": (e,), "model/ln_f/b": (e,)}
+    for i in range(HPARAMS.n_layer):
+        for norm in ("ln_1", "ln_2"):
+            wanted |= {f"model/h{i}/{norm}/g": (e,), f"model/h{i}/{norm}/b": (e,)}
+        for dense, nx, nf in (
+            ("attn/c_attn", e, 3 * e),
+            ("attn/c_proj", e, e),
+            ("mlp/c_fc", e, 4 * e),
+            ("mlp/c_proj", 4 * e, e),
+        ):
+            wanted |= {f"model/h{i}/{dense}/w": (1, nx, nf), f"model/h{i}/{dense}/b": (nf,)}
+    assert shapes == wanted
+
+
+def test_initial_weights_are_the_papers():
+    model = GPT2(HParams(n_vocab=500, n_ctx=200, n_embd=128, n_head=4, n_layer=8))
+    values = weights(model)
+    for name, value in values.items():
+        if name.endswith("/b"):
+            assert not value.any()
+        elif name.endswith("/g"):
+            assert (value == 1).all()
+        else:
+            stdev = 0.01 if name == "model/wpe" else 0.02 / 4 if "c_proj" in name else 0.02
+            # The deviation of n draws is off by 1 / sqrt(2 n); five times that.
+            assert value.std() == pytest.approx(stdev, rel=5 / np.sqrt(2 * value.size)), name
+    assert not np.array_equal(values["model/h0/mlp/c_fc/w"], values["model/h1/mlp/c_fc/w"])
+
+
+def test_keras_saving_keeps_everything(model, tokens, tmp_path):
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.hparams == model.hparams
+    np.testing.assert_array_equal(loaded(tokens), model(tokens))
+
+
+def test_config_keeps_the_dtype_policy():
+    model = GPT2(HParams(n_vocab=300, n_ctx=8, n_embd=8, n_head=2, n_layer=1, dropout=0.5), dtype="mixed_bfloat16")
+    again = GPT2.from_config(model.get_config())
+    assert (again.dtype_policy.name, again.hparams) == ("mixed_bfloat16", model.hparams)
+
+
+def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32(model, tokens):
+    mixed = random_model(dtype="mixed_bfloat16")
+    assert {variable.dtype for variable in mixed.weights} == {"float32"}
+    logits = mixed(tokens)
+    assert logits.dtype == mixed.forward(tokens)["logits"].dtype == tf.float32
+    error = np.abs(logits - model(tokens)).max()
+    assert 1e-4 < error < 0.2  # bfloat16 has 8 bits: it must differ, and not by much
+
+
+def test_fit_learns_and_dropout_is_of_training_alone():
+    keras.utils.set_random_seed(0)
+    model = GPT2(HParams(n_vocab=260, n_ctx=8, n_embd=32, n_head=4, n_layer=2, dropout=0.1))
+    rows = np.tile(np.arange(9), [16, 1])
+    model.compile(
+        optimizer=keras.optimizers.AdamW(1e-2),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    history = model.fit(rows[:, :-1], rows[:, 1:], batch_size=8, epochs=25, verbose=0)
+    assert history.history["loss"][0] > 5  # log 260 is 5.56
+    assert history.history["loss"][-1] < 0.5
+    np.testing.assert_array_equal(model(rows[:, :-1]), model(rows[:, :-1], training=False))
+    assert not np.array_equal(model(rows[:, :-1], training=True), model(rows[:, :-1]))
+
+
+def test_gradients_reach_every_weight(model, tokens):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(model(tokens)))
+    for variable, gradient in zip(
+        model.trainable_weights, tape.gradient(loss, [v.value for v in model.trainable_weights]), strict=True
+    ):
+        assert gradient is not None and np.abs(gradient).max() > 0, variable.path
+
+
+def test_too_long_a_sequence_is_an_error_with_the_numbers(model):
+    with pytest.raises(ValueError, match="49 tokens are more than the model's window, n_ctx 48"):
+        model.forward(np.zeros([1, 49], np.int32))
+    past = model.forward(np.zeros([1, 40], np.int32))["present"]
+    with pytest.raises(ValueError, match="49 tokens are more than"):
+        model.forward(np.zeros([1, 9], np.int32), past)
