@@ -1,0 +1,58 @@
+"""Asks for a prompt, continues it, asks for the next, as OpenAI's script of this name; the same flags.
+
+python examples/interactive_conditional_samples.py --model_name 124M --top_k 40
+"""
+
+import argparse
+
+from gpt2_tf import load, sample_sequence
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name", default="124M", help="a size, a folder, or shakespeare (bundled)")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same texts")
+    parser.add_argument("--nsamples", type=int, default=1)
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--length", type=int, help="tokens a sample (default: half of the model's window)")
+    parser.add_argument("--temperature", type=float, default=1)
+    parser.add_argument("--top_k", type=int, default=0)
+    parser.add_argument("--top_p", type=float, default=1)
+    parser.add_argument("--models_dir", default="models")
+    args = parser.parse_args()
+    if args.nsamples % args.batch_size:
+        parser.error(f"nsamples {args.nsamples} is not a multiple of batch_size {args.batch_size}")
+
+    model, enc = load(args.model_name, args.models_dir)
+    while True:
+        try:
+            prompt = input("Model prompt >>> ")
+        except EOFError:
+            break
+        if not prompt:
+            print("Prompt should not be empty!")
+            continue
+        context = enc.encode(prompt)
+        for generated in range(0, args.nsamples, args.batch_size):
+            samples = sample_sequence(
+                model,
+                length=args.length or model.hparams.n_ctx // 2,
+                context=context,
+                batch_size=args.batch_size,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                seed=None if args.seed is None else args.seed + generated,
+            )
+            for i, sample in enumerate(samples.numpy(), start=generated + 1):
+                print(f"{f' SAMPLE {i} ':=^80}\n{enc.decode(sample[len(context) :])}")
+        print("=" * 80)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print()

@@ -1,0 +1,70 @@
+"""The filters against NumPy, on random logits."""
+
+import numpy as np
+import pytest
+import reference
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpt2_tf import logits as filters
+
+
+def random_logits(seed, n_vocab=50, batch=3):
+    return np.random.default_rng(seed).normal(size=[batch, n_vocab], scale=3).astype(np.float32)
+
+
+def kept(filtered):
+    """The ids that each row keeps."""
+    return [set(np.flatnonzero(row > filters.CUT)) for row in filtered.numpy()]
+
+
+def test_temperature_divides():
+    logits = random_logits(0)
+    np.testing.assert_array_equal(filters.temperature(logits, np.float32(0.7)), logits / np.float32(0.7))
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(seed=st.integers(0, 2**32), k=st.integers(1, 50))
+def test_top_k_keeps_the_k_largest(seed, k):
+    logits = random_logits(seed)
+    filtered = filters.top_k(logits, k)
+    assert kept(filtered) == [reference.top_k_kept(row, k) for row in logits]
+    assert all(
+        (f == row)[sorted(ids)].all() for f, row, ids in zip(filtered.numpy(), logits, kept(filtered), strict=True)
+    )
+
+
+def test_top_k_keeps_all_that_equal_the_kth():
+    assert kept(filters.top_k(tf.constant([[1.0, 2.0, 2.0, 3.0, 0.0]]), 2)) == [{1, 2, 3}]
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(seed=st.integers(0, 2**32), p=st.floats(0.01, 0.99))
+def test_top_p_keeps_what_adds_up_to_at_most_p(seed, p):
+    logits = random_logits(seed)
+    assert kept(filters.top_p(logits, np.float32(p))) == [reference.top_p_kept(row, p) for row in logits]
+
+
+def test_top_p_drops_the_token_that_crosses_p():
+    logits = tf.math.log([[0.5, 0.3, 0.2]])
+    assert kept(filters.top_p(logits, 0.79)) == [{0}]  # the paper's nucleus would hold the 0.3 too
+    assert kept(filters.top_p(logits, 0.81)) == [{0, 1}]
+
+
+def test_top_p_keeps_one_token_at_least():
+    assert kept(filters.top_p(tf.math.log([[0.2, 0.7, 0.1]]), 0.01)) == [{1}]
+
+
+def test_top_p_of_1_cuts_nothing_though_the_sum_exceeds_1():
+    logits = 5 * random_logits(0, n_vocab=1000, batch=20)
+    falling = np.sort(tf.nn.softmax(logits).numpy().astype(np.float64))[:, ::-1]
+    assert (np.cumsum(falling, axis=-1)[:, -2] > 1).any()  # so the last token would be cut
+    assert kept(filters.top_p(logits, 1.0)) == [set(range(1000))] * 20
+
+
+@pytest.mark.parametrize("name, value", [("temperature", 0.5), ("top_k", 3), ("top_p", 0.5)])
+def test_filters_take_tensors_in_a_graph(name, value):
+    logits = random_logits(1)
+    filter = getattr(filters, name)
+    np.testing.assert_array_equal(tf.function(filter)(logits, tf.constant(value)), filter(logits, value))
