@@ -5,6 +5,7 @@ The layers and weights carry OpenAI's names, and nested `build` scopes make Kera
 """
 
 import os
+from dataclasses import replace
 from math import pi, sqrt
 from pathlib import Path
 
@@ -247,4 +248,5 @@ class GPT2(keras.Model):
     def save_checkpoint(self, folder: str | os.PathLike) -> None:
         """Writes `hparams.json` and `model.ckpt.*` as OpenAI's, so that OpenAI's own graph restores them."""
         checkpoint.save(folder, {variable.path: variable for variable in self.weights})
-        self.hparams.to_json(Path(folder, "hparams.json"))
+        # Dropout is a matter of training, and OpenAI's code reads no key but its five.
+        replace(self.hparams, dropout=0).to_json(Path(folder, "hparams.json"))

@@ -1,5 +1,6 @@
 """Checkpoints as OpenAI's: written, read back, damaged in every way, and restored by OpenAI's own graph."""
 
+import dataclasses
 import json
 import shutil
 
@@ -58,6 +59,18 @@ def test_the_index_is_shaped_as_openais(shared, tmp_path):
         return {name: entry._replace(crc32c=0) for name, entry in read_index(path).items()}
 
     assert described(tmp_path / "model.ckpt.index") == described(official / "model.ckpt.index")
+
+
+def test_hparams_json_has_openais_keys_alone(tmp_path):
+    """OpenAI's code fails on a key that it doesn't know, as dropout is."""
+    GPT2(dataclasses.replace(HPARAMS, dropout=0.1)).save_checkpoint(tmp_path)
+    assert list(json.loads((tmp_path / "hparams.json").read_text())) == [
+        "n_vocab",
+        "n_ctx",
+        "n_embd",
+        "n_head",
+        "n_layer",
+    ]
 
 
 def test_saving_again_replaces(saved, folder):
