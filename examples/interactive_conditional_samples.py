@@ -28,15 +28,19 @@ def main():
         try:
             prompt = input("Model prompt >>> ")
         except EOFError:
+            print()
             break
         if not prompt:
             print("Prompt should not be empty!")
             continue
         context = enc.encode(prompt)
+        if len(context) > model.hparams.n_ctx:
+            print(f"Prompt should not be longer than {model.hparams.n_ctx} tokens! It has {len(context)}.")
+            continue
         for generated in range(0, args.nsamples, args.batch_size):
             samples = sample_sequence(
                 model,
-                length=args.length or model.hparams.n_ctx // 2,
+                length=args.length or min(model.hparams.n_ctx // 2, model.hparams.n_ctx + 1 - len(context)),
                 context=context,
                 batch_size=args.batch_size,
                 temperature=args.temperature,

@@ -41,7 +41,7 @@ def nats_per_character(model: GPT2, encoder: Encoder, text: str) -> float:
     ids = np.array([encoder.end_of_text, *encoder.encode(text)])
     total, scored = 0.0, 1
     while scored < len(ids):
-        start = max(0, min(scored - n_ctx // 2, len(ids) - n_ctx - 1)) if scored > 1 else 0
+        start = max(0, min(scored - n_ctx // 2, len(ids) - n_ctx - 1))
         tokens, targets = ids[start : start + n_ctx], ids[start + 1 : start + n_ctx + 1]
         logits = model.predict_on_batch(tokens[: len(targets)][None])[0].astype(np.float64)
         losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(targets)), targets]

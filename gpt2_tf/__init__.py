@@ -31,6 +31,8 @@ def __getattr__(name: str):
     if backend != "tensorflow" and "keras" not in sys.modules and name != "HParams":
         raise ImportError(f"gpt2_tf needs Keras on TensorFlow: KERAS_BACKEND is {backend!r}, set it to tensorflow")
     with _without_tensorflow_noise():
+        if name == "load":  # it would import TensorFlow when it is called, and not in silence
+            importlib.import_module("gpt2_tf.model")
         return getattr(importlib.import_module(_HOMES[name]), name)
 
 

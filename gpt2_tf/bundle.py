@@ -64,6 +64,8 @@ def read_index(path: str | os.PathLike) -> dict[str, Entry]:
         OSError: the file can't be read.
         ValueError: it isn't a whole, undamaged index of the kind that TensorFlow writes.
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{os.fspath(path)} is missing; it lists the weights, and comes with them")
     with open(path, "rb") as file:
         try:
             return _entries(_table(_read_table_file(file)))

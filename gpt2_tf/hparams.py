@@ -122,7 +122,7 @@ class HParams:
             raise ValueError(f"{path} is empty; it must hold a model's hyperparameters as JSON")
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f"{path} holds a JSON {type(values).__name__}, but must hold an object")

@@ -1,7 +1,7 @@
 """Sampling: `prefill` reads the context, `decode_one_token` goes on from the cache, a `tf.function` loops over it."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +75,7 @@ def uniform(seed: tf.Tensor, rows: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
     return tf.map_fn(row_noise, rows, fn_output_signature=tf.float64)
 
 
-def _sampler(model: GPT2) -> tf.function:
+def _sampler(model: GPT2) -> Callable:
     """The model's sampling loop, traced once for all lengths, batches and settings; it lives as long as the model."""
     if (sampler := model.__dict__.get("_sampler")) is not None:
         return sampler
@@ -84,13 +84,14 @@ def _sampler(model: GPT2) -> tf.function:
         return tf.TensorSpec(shape, dtype)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             spec([None, None], tf.int32),
             spec([], tf.int32),
             Choice(spec([], tf.float32), spec([], tf.int32), spec([], tf.float32)),
             spec([], tf.int64),
             spec([None], tf.int64),
-        ]
+        ],
     )
     def sample(context, length, choice, seed, rows):
         """int32 [batch, seq], ... -> int32 [batch, seq + length]"""
@@ -112,8 +113,10 @@ def _sampler(model: GPT2) -> tf.function:
         )
         return tf.concat([context, tf.transpose(tokens.stack())], axis=1)
 
-    model.__dict__["_sampler"] = sample  # past Keras's tracking of attributes, which is for layers and weights
-    return sample
+    # The one trace alone: TensorFlow would take the functions of several models for one that is traced anew each time,
+    # and warn. Set past Keras's tracking of attributes, which is for layers and weights.
+    model.__dict__["_sampler"] = sampler = sample.get_concrete_function()
+    return sampler
 
 
 def sample_sequence(

@@ -124,10 +124,24 @@ def test_the_ends_of_the_noise_choose_tokens_that_are_kept(noise):
     assert choose(logits, [noise]) == [0 if noise == 0 else 50256]
 
 
-def test_one_trace_serves_all_lengths_and_settings(model):
+def test_one_trace_serves_all_lengths_and_settings(model, monkeypatch):
+    sample(model)
+
+    def traced(*args):
+        raise AssertionError("the model was traced again")
+
+    monkeypatch.setattr(GPT2, "hidden", traced)
     for kwargs in ({}, {"length": 3}, {"batch_size": 4}, {"context": [1] * 9}, {"top_k": 5}, {"top_p": 0.5, "seed": 1}):
         sample(model, **kwargs)
-    assert model._sampler.experimental_get_tracing_count() == 1
+    with pytest.raises(AssertionError, match="traced again"):
+        sample(GPT2(HPARAMS))
+
+
+def test_many_models_sample_without_a_warning(capfd):
+    """TensorFlow warns of retracing where one function is traced five times."""
+    for _ in range(6):
+        sample(GPT2(HPARAMS))
+    assert "retracing" not in capfd.readouterr().err
 
 
 def test_a_model_is_freed_with_its_loop(model):

@@ -1,0 +1,7 @@
+"""`python -m gpt2_tf` is `gpt2-tf`."""
+
+import sys
+
+from gpt2_tf.cli import main
+
+sys.exit(main())

@@ -1,0 +1,97 @@
+"""A model's name -> its folder of OpenAI's files -> the model and its encoder."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import download_model
+from encoder import Encoder
+from gpt2_tf.bundle import data_sizes, read_index
+from gpt2_tf.hparams import OLDER_NAMES, SIZES, HParams, canonical_size
+
+if TYPE_CHECKING:
+    from gpt2_tf.model import GPT2
+
+BUNDLED = "shakespeare"
+VOCABULARY = ("encoder.json", "vocab.bpe")
+UNREAD = {"checkpoint", download_model.META}  # for OpenAI's code; a folder without them loads
+
+
+def find(
+    model: str | os.PathLike,
+    models_dir: str | os.PathLike = "models",
+    names: Collection[str] = download_model.FILES,
+) -> Path:
+    """The folder of a model: of a size ("124M"), "shakespeare", or a path.
+
+    Those of a size's `names` that are missing in `models_dir` are fetched; files that are there stay as they are.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: neither a model's name nor a folder.
+        OSError: the download failed.
+    """
+    folder = _place(model, models_dir)
+    if _is_size(model):
+        missing = [name for name in names if not (folder / name).exists()]
+        if set(missing) - UNREAD:
+            download_model.download(model, models_dir, names=missing)
+        return folder
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"there is no model {str(model)!r}: expected a size ({', '.join(SIZES)}), {BUNDLED!r}, or a folder"
+        )
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder; a model is one with hparams.json, model.ckpt.* and so on")
+    return folder
+
+
+def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> dict[str, str]:
+    """What a model is, by what its files say, without TensorFlow and without fetching anything.
+
+    Raises:
+        OSError, ValueError: as `load`, but for a size that isn't there: its table entry describes it.
+    """
+    folder = _place(model, models_dir)
+    if _is_size(model) and not (folder / download_model.INDEX).exists():
+        hparams = HParams.from_size(model)
+        weights = f"not in {folder}; `gpt2-tf download {canonical_size(model)}` fetches them"
+    else:
+        folder = find(model, models_dir, names=())
+        hparams = HParams.from_json(folder / "hparams.json")
+        tensors = read_index(folder / "model.ckpt.index")
+        size = sum(data_sizes(tensors).values())
+        weights = f"{len(tensors)} tensors, {size:,} bytes in model.ckpt"
+    values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
+    values |= {"parameters": f"{hparams.n_params:,}", "weights": weights}
+    return {key: str(value) for key, value in values.items()}
+
+
+def _is_size(model: str | os.PathLike) -> bool:
+    return model in SIZES or model in OLDER_NAMES
+
+
+def _place(model: str | os.PathLike, models_dir: str | os.PathLike) -> Path:
+    """Where a model's folder is, or would be."""
+    if _is_size(model):
+        return Path(models_dir, canonical_size(model))
+    return Path(__file__).parent / "bundled" / BUNDLED if model == BUNDLED else Path(model)
+
+
+def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> "tuple[GPT2, Encoder]":
+    """The model and its encoder, by a size ("124M"), by "shakespeare" (bundled), or from a folder of OpenAI's files.
+
+    Raises:
+        OSError: it isn't there, or the download failed.
+        ValueError: the files are damaged, or don't fit one another.
+    """
+    from gpt2_tf.model import GPT2  # here, so that `find` does without TensorFlow
+
+    folder = find(model, models_dir)
+    enc = Encoder.from_folder(folder)
+    gpt2 = GPT2.from_checkpoint(folder)
+    if enc.n_vocab != gpt2.hparams.n_vocab:
+        raise ValueError(
+            f"{folder}: encoder.json has {enc.n_vocab} tokens, but hparams.json says n_vocab {gpt2.hparams.n_vocab}"
+        )
+    return gpt2, enc

@@ -1,0 +1,42 @@
+"""Fixtures for all tests; nothing here comes from the network."""
+
+from pathlib import Path
+
+import pytest
+
+TEXT = """\
+The quick brown fox jumps over the lazy dog, and then the dog jumps over the fox.
+
+    if x == 12:
+        return "naïve café" or 'didn't'
+
+色は匂へど散りぬるを 👍 The quick brown fox didn't sleep.\r\n
+"""
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of OpenAI's own files and texts, which the repository doesn't hold."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"{folder}, with OpenAI's own files, isn't there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A folder like OpenAI's, with random weights: 300 tokens, n_ctx 32. A test that damages it copies it first."""
+    import keras
+
+    from encoder.train import train
+    from gpt2_tf import GPT2, HParams
+
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_bytes(TEXT.encode() * 4)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    enc = train([text], 300, folder)
+    keras.utils.set_random_seed(1)
+    hparams = HParams(n_vocab=enc.n_vocab, n_ctx=32, n_embd=16, n_head=2, n_layer=2)
+    # Weights so large that the context matters: fresh ones say each token again.
+    GPT2(hparams, w_init_stdev=0.5).save_checkpoint(folder)
+    return folder

@@ -1,0 +1,688 @@
+"""`gpt2-tf`: what each command prints and where, and one line for each mistake of the user's.
+
+Most tests call `main` in this process; what only a process can show runs as one.
+"""
+
+import contextlib
+import http.server
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import download_model
+import gpt2_tf
+from gpt2_tf import GPT2, HParams, __version__, folder
+from gpt2_tf.bundle import read_index
+from gpt2_tf.cli import BUNDLED_NOTICE, main
+
+DATA = "model.ckpt.data-00000-of-00001"
+
+
+class Ran(NamedTuple):
+    status: int
+    out: bytes
+    err: str
+
+
+@pytest.fixture
+def cli(capsysbinary, monkeypatch):
+    """Runs a command in this process, with bytes for stdin."""
+
+    def run(*argv, stdin: bytes = b"") -> Ran:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
+        capsysbinary.readouterr()
+        try:
+            status = main([str(argument) for argument in argv])
+        except SystemExit as end:
+            status = end.code
+        out, err = capsysbinary.readouterr()
+        return Ran(status, out, err.decode())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """A shell's environment: what importing gpt2_tf set in this process is left out."""
+    left_out = ("TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND", "PYTHONUNBUFFERED")
+    return {name: value for name, value in os.environ.items() if name not in left_out}
+
+
+@pytest.fixture
+def process(environment, tmp_path):
+    """Runs a command as a process, in an empty folder."""
+
+    def run(*argv, env=(), **options) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "gpt2_tf", *argv],
+            cwd=tmp_path,
+            env={**environment, **dict(env)},
+            stderr=subprocess.PIPE,
+            timeout=120,
+            **{"stdout": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    """The tiny model and its encoder."""
+    return gpt2_tf.load(tiny_folder)
+
+
+@pytest.fixture
+def loaded(tiny, tiny_folder, monkeypatch):
+    """Has the tiny model loaded before the command asks for it, which takes seconds; gives it and its encoder."""
+    load = folder.load
+    monkeypatch.setattr(folder, "load", lambda model, *rest: tiny if model == str(tiny_folder) else load(model, *rest))
+    return tiny
+
+
+@pytest.fixture
+def copy(tiny_folder, tmp_path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+def assert_error(ran: Ran, status: int, *parts: str, notice: bool = False) -> None:
+    """One line on stderr with all the parts, after the notice of the bundled model where it answers."""
+    assert ran.status == status
+    assert ran.out == b""
+    lines = ran.err.splitlines()
+    assert lines[:-1] == [BUNDLED_NOTICE] * notice
+    assert ran.err.endswith("\n") and lines[-1].startswith("gpt2-tf: error: ")
+    for part in parts:
+        assert part in lines[-1]
+
+
+def text_of(ran: Ran) -> str:
+    """What a command that went well wrote, without the newline at its end."""
+    assert (ran.status, ran.err) == (0, "")
+    text = ran.out.decode()
+    assert text.endswith("\n")
+    return text[:-1]
+
+
+# generate
+
+
+def test_generate_writes_the_prompt_and_what_follows(cli, tiny_folder, loaded):
+    model, enc = loaded
+    context = enc.encode("The quick")
+    ids = gpt2_tf.sample_sequence(model, length=7, context=context, temperature=0).numpy()[0].tolist()
+    ran = cli("generate", "--model", tiny_folder, "The quick", "--length", 7, "--temperature", 0)
+    assert enc.end_of_text not in ids
+    assert text_of(ran) == "The quick" + enc.decode(ids[len(context) :])
+
+
+def test_generate_reads_stdin_to_the_last_byte(cli, tiny_folder, loaded):
+    prompt = "naïve\r\n\n 色 \n"
+    options = ("--model", tiny_folder, "--length", 5, "--seed", 3)
+    ran = cli("generate", "-", *options, stdin=prompt.encode())
+    assert text_of(ran).startswith(prompt)
+    assert ran == cli("generate", prompt, *options)
+
+
+def test_generate_without_a_prompt_starts_from_end_of_text(cli, tiny_folder, loaded):
+    model, enc = loaded
+    ids = gpt2_tf.sample_sequence(model, length=8, start_token=enc.end_of_text, seed=1).numpy()[0, 1:].tolist()
+    assert enc.end_of_text not in ids
+    assert text_of(cli("generate", "--model", tiny_folder, "--length", 8, "--seed", 1)) == enc.decode(ids)
+
+
+def test_generate_takes_its_settings(cli, tiny_folder, loaded):
+    def text(*settings):
+        return text_of(cli("generate", "The", "--model", tiny_folder, "--length", 12, *settings))
+
+    greedy = text("--temperature", 0, "--seed", 1)
+    assert greedy == text("--top-k", 1, "--seed", 2) == text("--top-p", 1e-6, "--seed", 3)
+    assert len({greedy, text("--seed", 1), text("--seed", 2)}) == 3
+    assert text("--seed", 1) == text("--seed", 1)
+    assert text() != text()
+
+
+def test_generate_writes_several_samples_apart(cli, tiny_folder, loaded):
+    options = ("generate", "The", "--model", tiny_folder, "--length", 9, "--seed", 5)
+    three = text_of(cli(*options, "--nsamples", 3))
+    samples = three.split("======== SAMPLE ")
+    assert samples.pop(0) == ""
+    numbers, texts = zip(*(sample.split(" ========\n") for sample in samples), strict=True)
+    assert numbers == ("1", "2", "3")
+    assert len(set(texts)) == 3
+    assert texts[0] == text_of(cli(*options)) + "\n"
+    for batch_size in (1, 2):
+        assert text_of(cli(*options, "--nsamples", 3, "--batch-size", batch_size)) == three
+
+
+# the bundled model
+
+
+def test_bundled_model_answers_where_none_is_named(cli):
+    options = ("generate", "ROMEO:", "--seed", 1, "--length", 20)
+    ran = cli(*options)
+    text = ran.out.decode()
+    assert ran.status == 0
+    assert text.startswith("ROMEO:") and len(text) > len("ROMEO:\n") + 20
+    assert ran.err == BUNDLED_NOTICE + "\n"
+    assert "--model 124M" in BUNDLED_NOTICE and "498 MB" in BUNDLED_NOTICE
+    assert text == text_of(cli(*options, "--model", "shakespeare")) + "\n"
+
+
+def test_bundled_model_writes_without_a_prompt(cli):
+    text = text_of(cli("generate", "--model", "shakespeare", "--seed", 1, "--length", 60))
+    assert len(text.split()) > 10
+    assert "<|endoftext|>" not in text
+
+
+def test_bundled_model_described(cli):
+    ran = cli("info")
+    assert (ran.status, ran.err) == (0, BUNDLED_NOTICE + "\n")
+    described = dict(line.split(maxsplit=1) for line in ran.out.decode().splitlines())
+    assert described["model"] == "shakespeare"
+    hparams = HParams.from_json(Path(described["folder"], "hparams.json"))
+    assert described["parameters"] == f"{hparams.n_params:,}"
+
+
+# encode, decode, info, download
+
+
+def test_encode_then_decode_is_the_very_text(cli, tiny_folder):
+    text = "The quick\r\n\n\n naïve\0 色は 👍\ttail\n".encode() + bytes(range(1, 128))
+    ran = cli("encode", "--model", tiny_folder, "-", stdin=text)
+    ids = text_of(ran).split(" ")
+    assert len(ids) < len(text)
+    assert cli("decode", "--model", tiny_folder, "-", stdin=ran.out) == (0, text, "")
+    assert cli("decode", "--model", tiny_folder, *ids) == (0, text, "")
+    assert cli("encode", "--model", tiny_folder, text.decode()) == ran
+
+
+def test_decode_writes_part_of_a_character_as_it_is(cli, tiny_folder):
+    first, *_ = text_of(cli("encode", "--model", tiny_folder, "\u0101")).split()
+    assert cli("decode", "--model", tiny_folder, first) == (0, b"\xc4", "")
+
+
+def test_encode_and_decode_nothing(cli, tiny_folder):
+    assert cli("encode", "--model", tiny_folder, "") == (0, b"\n", "")
+    assert cli("decode", "--model", tiny_folder, "-", stdin=b" \n") == (0, b"", "")
+
+
+def test_info_of_a_folder(cli, tiny_folder):
+    lines = text_of(cli("info", "--model", tiny_folder)).splitlines()
+    described = dict(line.split(maxsplit=1) for line in lines)
+    size = (tiny_folder / DATA).stat().st_size
+    assert described == {
+        "model": str(tiny_folder),
+        "folder": str(tiny_folder),
+        "n_vocab": "300",
+        "n_ctx": "32",
+        "n_embd": "16",
+        "n_head": "2",
+        "n_layer": "2",
+        "parameters": f"{size // 4:,}",
+        "weights": f"28 tensors, {size:,} bytes in model.ckpt",
+    }
+
+
+def test_info_of_a_size_fetches_nothing(cli, tmp_path):
+    out = text_of(cli("info", "--model", "117M", "--models-dir", tmp_path))
+    assert "124,439,808" in out
+    assert f"not in {tmp_path / '124M'}; `gpt2-tf download 124M` fetches them" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def mirror(tiny_folder, tmp_path, monkeypatch):
+    """A server on loopback whose 124M is the tiny model, and the environment that names it; gives its address."""
+    shutil.copytree(tiny_folder, tmp_path / "server" / "124M")
+    # A saved model has no graph beside it; this one is empty.
+    (tmp_path / "server" / "124M" / download_model.META).write_bytes(b"\x12\x00")
+    monkeypatch.setattr(download_model, "SHA256", {})
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=tmp_path / "server")
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("GPT2_TF_BASE_URL", url)
+        yield url
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("asked", ["124M", "117M"])
+def test_download_prints_the_folder(cli, mirror, tiny_folder, tmp_path, asked):
+    place = tmp_path / "models" / "124M"
+    ran = cli("download", asked, "--models-dir", tmp_path / "models")
+    assert (ran.status, ran.out.decode()) == (0, f"{place}\n")
+    assert DATA in ran.err
+    assert (place / DATA).read_bytes() == (tiny_folder / DATA).read_bytes()
+
+
+def test_download_from_a_mirror(cli, mirror, monkeypatch, tmp_path):
+    monkeypatch.setenv("GPT2_TF_BASE_URL", "http://127.0.0.1:9/nobody")
+    ran = cli("download", "124M", "--models-dir", tmp_path / "models", "--base-url", mirror)
+    assert ran.status == 0
+
+
+def test_a_size_that_is_missing_is_fetched_as_far_as_it_is_needed(cli, mirror, tmp_path):
+    options = ("--model", "117M", "--models-dir", tmp_path / "models")
+    encoded = cli("encode", "The quick", *options)
+    assert encoded.status == 0
+    assert encoded.out.replace(b" ", b"").strip().isdigit()
+    fetched = {path.name for path in (tmp_path / "models" / "124M").iterdir() if not path.name.startswith(".")}
+    assert fetched == {"encoder.json", "vocab.bpe"}
+    generated = cli("generate", "The quick", "--length", 2, *options)
+    assert (generated.status, generated.out[:9]) == (0, b"The quick")
+    assert DATA in generated.err
+    assert text_of(cli("encode", "The quick", *options)) == encoded.out.decode().strip()
+
+
+def test_download_of_what_the_server_lacks(cli, mirror, tmp_path):
+    ran = cli("download", "355M", "--models-dir", tmp_path / "models")
+    assert_error(ran, 1, f"{mirror}/355M/", "HTTP 404", "check --base-url")
+
+
+def test_download_from_nobody(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(download_model, "BACKOFF", 0.0)
+    with contextlib.closing(http.server.HTTPServer(("127.0.0.1", 0), None).socket) as taken:
+        port = taken.getsockname()[1]
+    ran = cli("download", "124M", "--models-dir", tmp_path, "--base-url", f"http://127.0.0.1:{port}")
+    *notes, error = ran.err.splitlines()
+    assert (ran.status, ran.out) == (1, b"")
+    assert error.startswith(f"gpt2-tf: error: http://127.0.0.1:{port}/124M/checkpoint: ")
+    assert "Connection refused" in error and "run again later" in error
+    assert all(note.endswith("trying again in 0 s") for note in notes)
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX permissions")
+def test_download_where_nothing_may_be_written(cli):
+    import requests  # noqa: F401
+    import tqdm  # noqa: F401 - and requests: nobody may not read where they are
+
+    # pytest's own folder is its user's alone.
+    place = Path(tempfile.mkdtemp())
+    try:
+        (place / "models").mkdir(mode=0o555)
+        place.chmod(0o755)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            ran = cli("download", "124M", "--models-dir", place / "models")
+        finally:
+            os.seteuid(user)
+    finally:
+        shutil.rmtree(place)
+    assert_error(ran, 1, f"can't write {place / 'models' / '124M'}: Permission denied", "choose another --models-dir")
+
+
+# mistakes
+
+USAGE = {
+    "no command": ([], ["required: COMMAND", "`gpt2-tf --help`"]),
+    "unknown command": (["compose"], ["'compose'", "'generate', 'download', 'encode', 'decode', 'info'"]),
+    "unknown flag": (["generate", "--tempo", "3"], ["unrecognized arguments: --tempo"]),
+    "flag without its value": (["generate", "--length"], ["--length", "expected one argument"]),
+    "second prompt": (["generate", "To", "be"], ["unrecognized arguments: be"]),
+    "encode nothing": (["encode"], ["required: TEXT", "`gpt2-tf encode --help`"]),
+    "decode nothing": (["decode"], ["required: ID"]),
+    "negative temperature": (["generate", "--temperature", "-1"], ["--temperature: '-1'", "a number at least 0"]),
+    "temperature nan": (["generate", "--temperature", "nan"], ["--temperature: 'nan'", "a number at least 0"]),
+    "temperature inf": (["generate", "--temperature", "inf"], ["--temperature: 'inf'", "a number at least 0"]),
+    "temperature word": (["generate", "--temperature", "hot"], ["--temperature: 'hot'", "a number at least 0"]),
+    "top_p 0": (["generate", "--top-p", "0"], ["--top-p: '0'", "a number above 0 and at most 1"]),
+    "top_p 1.5": (["generate", "--top-p", "1.5"], ["--top-p: '1.5'", "a number above 0 and at most 1"]),
+    "top_p nan": (["generate", "--top-p", "nan"], ["--top-p: 'nan'", "a number above 0 and at most 1"]),
+    "negative top_k": (["generate", "--top-k", "-1"], ["--top-k: '-1'", "a whole number at least 0"]),
+    "top_k half": (["generate", "--top-k", "2.5"], ["--top-k: '2.5'", "a whole number at least 0"]),
+    "length 0": (["generate", "--length", "0"], ["--length: '0'", "a whole number at least 1"]),
+    "nsamples 0": (["generate", "--nsamples", "0"], ["--nsamples: '0'", "a whole number at least 1"]),
+    "batch_size 0": (["generate", "--batch-size", "0"], ["--batch-size: '0'", "a whole number at least 1"]),
+    "seed word": (["generate", "--seed", "x"], ["--seed: 'x'", "a whole number"]),
+    "seed over 64 bits": (["generate", "--seed", str(2**63)], [f"'{2**63}'", f"at most {2**63 - 1}"]),
+}
+
+
+@pytest.mark.parametrize(("argv", "parts"), USAGE.values(), ids=USAGE)
+def test_wrong_usage(cli, argv, parts):
+    assert_error(cli(*argv), 2, *parts, "--help` shows the usage")
+
+
+# For each: the arguments after --model TINY, stdin, and what the line says.
+ASKED = {
+    "empty prompt": (["generate", ""], b"", ["prompt is empty", "leave it out to start from <|endoftext|>"]),
+    "empty stdin": (["generate", "-"], b"", ["prompt is empty"]),
+    "prompt of 100,000 characters": (
+        ["generate", "-"],
+        b"#" * 100_000,
+        ["the prompt has 100,000 tokens", "at most 32", "shorten it"],
+    ),
+    "prompt not UTF-8": (
+        ["generate", "-"],
+        b"caf\xe9",
+        ["stdin is not UTF-8", "byte 0xe9 at offset 3", "convert it first"],
+    ),
+    "text not UTF-8": (["encode", "-"], b"\xc3\xa9\xff", ["stdin is not UTF-8", "byte 0xff at offset 2"]),
+    "ids not UTF-8": (["decode", "-"], b"12 \xff", ["stdin is not UTF-8", "byte 0xff at offset 3"]),
+    "argument not UTF-8": (["encode", os.fsdecode(b"a\xff")], b"", ["the text is not UTF-8", "byte 0xff at offset 1"]),
+    "top_k over the vocabulary": (["generate", "x", "--top-k", "301", "--length", "2"], b"", ["301", "300"]),
+    "length over the window": (
+        ["generate", "##", "--length", "32"],
+        b"",
+        ["length is 32", "1 to 31", "window is 32 tokens", "the prompt has 2"],
+    ),
+    "id too large": (["decode", "5", "99999999"], b"", ["99999999 at position 1", "from 0 to 299"]),
+    "id one too large": (["decode", "300"], b"", ["300 at position 0", "from 0 to 299"]),
+    "id negative": (["decode", "-1"], b"", ["-1 at position 0", "from 0 to 299"]),
+    "id a word": (["decode", "5", "x"], b"", ["'x' is not a token id", "`gpt2-tf encode`"]),
+    "id a fraction": (["decode", "1.5"], b"", ["'1.5' is not a token id"]),
+    "id with two signs": (["decode", "-"], b"7 --5", ["'--5' is not a token id"]),
+    "id of 5,000 digits": (["decode", "-"], b"9" * 5000, ["is not a token id"]),
+    "ids in commas": (["decode", "1,2"], b"", ["'1,2' is not a token id"]),
+}
+
+
+@pytest.mark.parametrize(("argv", "stdin", "parts"), ASKED.values(), ids=ASKED)
+def test_wrong_input(cli, tiny_folder, loaded, argv, stdin, parts):
+    assert_error(cli(*argv, "--model", tiny_folder, stdin=stdin), 1, *parts)
+
+
+def test_wrong_input_to_the_bundled_model(cli):
+    assert_error(cli("generate", ""), 1, "prompt is empty", notice=True)
+
+
+NAMED = {
+    "no such model": ("nope", ["'nope'", "124M, 355M, 774M, 1558M", "'shakespeare'", "or a folder"]),
+    "no name at all": ("", ["expected a model's folder"]),
+    "a file": (__file__, [f"{__file__} is not a folder", "hparams.json, model.ckpt.*"]),
+}
+
+
+@pytest.mark.parametrize("command", [["generate", "x"], ["encode", "x"], ["decode", "1"]], ids=lambda argv: argv[0])
+@pytest.mark.parametrize(("model", "parts"), NAMED.values(), ids=NAMED)
+def test_not_a_model(cli, tmp_path, monkeypatch, command, model, parts):
+    monkeypatch.chdir(tmp_path)
+    assert_error(cli(*command, "--model", model), 1, *parts)
+
+
+def test_empty_folder(cli, tmp_path):
+    wanted = ["expected a model's folder", "encoder.json", "`gpt2-tf download` fetches OpenAI's"]
+    assert_error(cli("generate", "x", "--model", tmp_path), 1, str(tmp_path), *wanted)
+    assert_error(cli("encode", "x", "--model", tmp_path), 1, str(tmp_path), *wanted)
+    assert_error(cli("info", "--model", tmp_path), 1, f"{tmp_path / 'hparams.json'} is missing", "`gpt2-tf download`")
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "parts"),
+    [
+        (["125M"], 2, ["'125M'", "124M (or 117M)", "1558M (or 1542M)"]),
+        (["124M", "--base-url", "ftp://example.org"], 1, ["'ftp://example.org'", "begin with http:// or https://"]),
+        (["124M", "--models-dir", __file__], 1, [f"{__file__} is a file", "choose another --models-dir"]),
+    ],
+    ids=["size", "base-url", "models-dir"],
+)
+def test_wrong_download(cli, tmp_path, monkeypatch, argv, status, parts):
+    monkeypatch.chdir(tmp_path)
+    assert_error(cli("download", *argv), status, *parts)
+
+
+def hparams(**changed):
+    """A change of hparams.json; None takes a key out."""
+
+    def damage(place: Path) -> None:
+        path = place / "hparams.json"
+        values = json.loads(path.read_text()) | changed
+        path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+
+    return damage
+
+
+def content(name: str, new: bytes):
+    return lambda place: (place / name).write_bytes(new)
+
+
+def removed(name: str):
+    return lambda place: (place / name).unlink()
+
+
+def cut_short(place: Path) -> None:
+    os.truncate(place / DATA, (place / DATA).stat().st_size - 100)
+
+
+def flipped(name: str, at: int):
+    def damage(place: Path) -> None:
+        data = bytearray((place / name).read_bytes())
+        data[at] ^= 0x10
+        (place / name).write_bytes(data)
+
+    return damage
+
+
+def flipped_tensor(place: Path) -> None:
+    entry = read_index(place / "model.ckpt.index")["model/h1/mlp/c_fc/w"]
+    flipped(DATA, entry.offset + entry.size // 2)(place)
+
+
+def another_vocabulary(place: Path) -> None:
+    from encoder.train import train
+
+    (place / "text.txt").write_text("to be, or not to be, that is the question. " * 3)
+    train([place / "text.txt"], 260, place)
+
+
+DAMAGED = {
+    "hparams empty": (content("hparams.json", b""), ["hparams.json is empty", "hyperparameters as JSON"]),
+    "hparams not JSON": (content("hparams.json", b'{"n_vocab": 300,'), ["hparams.json is not JSON", "line 1 column"]),
+    "hparams not UTF-8": (content("hparams.json", b'{"\xff": 1}'), ["hparams.json is not JSON"]),
+    "hparams a list": (content("hparams.json", b"[1, 2]"), ["hparams.json holds a JSON list", "must hold an object"]),
+    "hparams unknown key": (hparams(n_hed=2), ["hparams.json", "unknown: n_hed", "they are", "n_head"]),
+    "hparams missing key": (hparams(n_ctx=None, n_head=None), ["hparams.json", "missing: n_ctx, n_head"]),
+    "hparams heads": (hparams(n_head=3), ["hparams.json", "n_embd 16 can't be divided among n_head 3 heads"]),
+    "hparams no number": (hparams(n_layer="2"), ["hparams.json", "n_layer is '2'", "a whole number of at least 1"]),
+    "hparams missing": (removed("hparams.json"), ["hparams.json is missing", "`gpt2-tf download`"]),
+    "another window": (
+        hparams(n_ctx=64),
+        ["doesn't fit the hyperparameters in hparams.json", "model/wpe is float32 [32, 16], expected float32 [64, 16]"],
+    ),
+    "fewer layers": (hparams(n_layer=1), ["model/h1/attn/c_attn/b isn't of this model", "model/h1/mlp/c_proj/w"]),
+    "more layers": (hparams(n_layer=3), ["model/h2/attn/c_attn/b is missing", "model/h2/mlp/c_proj/w is missing"]),
+    "another width": (
+        hparams(n_embd=32),
+        [
+            "model/wte is float32 [300, 16], expected float32 [300, 32]",
+            "model/h0/attn/c_attn/w is float32 [1, 16, 48], expected float32 [1, 32, 96]",
+            "model/h1/mlp/c_fc/b is float32 [64], expected float32 [128]",
+            "model/ln_f/g is float32 [16], expected float32 [32]",
+        ],
+    ),
+    "data cut short": (cut_short, [f"{DATA} has 47,516 bytes", "says 47,616", "fetch the file again"]),
+    "data flipped": (flipped_tensor, ["model/h1/mlp/c_fc/w is damaged", "fetch the file again"]),
+    "data missing": (removed(DATA), [f"{DATA} is missing"]),
+    "index missing": (removed("model.ckpt.index"), ["model.ckpt.index"]),
+    "index flipped": (flipped("model.ckpt.index", 100), ["model.ckpt.index is not a whole checkpoint index"]),
+    "index empty": (content("model.ckpt.index", b""), ["model.ckpt.index is not a whole checkpoint index", "0 bytes"]),
+    "encoder missing": (removed("encoder.json"), ["no encoder.json", "`gpt2-tf download`"]),
+    "merges missing": (removed("vocab.bpe"), ["no vocab.bpe", "`gpt2-tf download`"]),
+    "encoder empty": (content("encoder.json", b""), ["encoder.json: it is empty", "expected a JSON object"]),
+    "another vocabulary": (another_vocabulary, ["encoder.json has 260 tokens", "hparams.json says n_vocab 300"]),
+}
+
+
+@pytest.mark.parametrize(("damage", "parts"), DAMAGED.values(), ids=DAMAGED)
+def test_damaged_folder(cli, copy, damage, parts):
+    damage(copy)
+    assert_error(cli("generate", "x", "--length", 2, "--model", copy), 1, str(copy), *parts)
+
+
+# what only a process shows
+
+
+def test_debug_shows_the_traceback(process):
+    argv = ("encode", "x", "--model", "nope")
+    plain, debug, before = process(*argv), process(*argv, "--debug"), process("--debug", *argv)
+    assert (plain.returncode, debug.returncode) == (1, 1)
+    assert before.stderr == debug.stderr
+    assert b"Traceback" not in plain.stderr
+    assert b"Traceback (most recent call last)" in debug.stderr
+    assert b"FileNotFoundError: there is no model 'nope'" in debug.stderr
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["generate", "--help"], ["download", "--help"]], ids=" ".join)
+def test_help(cli, argv):
+    ran = cli(*argv)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith(b"usage: gpt2-tf")
+
+
+def test_version(process):
+    ran = process("--version")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"gpt2-tf {__version__}\n".encode(), b"")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["--version"],
+        ["generate", "--help"],
+        ["download", "--help"],
+        ["encode", "--model", "TINY", "x"],
+        ["decode", "--model", "TINY", "1"],
+        ["info", "--model", "TINY"],
+    ],
+    ids=" ".join,
+)
+def test_quick_commands_leave_tensorflow_alone(environment, tiny_folder, argv):
+    argv = [str(tiny_folder) if argument == "TINY" else argument for argument in argv]
+    script = (
+        "import sys; from gpt2_tf.cli import main\n"
+        "try: status = main(sys.argv[1:])\n"
+        "except SystemExit as end: status = end.code\n"
+        "assert status == 0, status\n"
+        "assert not {'tensorflow', 'keras'} & set(sys.modules), 'imported'"
+    )
+    ran = subprocess.run([sys.executable, "-c", script, *argv], env=environment, capture_output=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout
+
+
+def test_tensorflow_is_silent(environment, tiny_folder, tmp_path):
+    script = Path(sysconfig.get_path("scripts"), "gpt2-tf")
+    ran = subprocess.run(
+        [script, "generate", "--model", tiny_folder, "x", "--length", "3", "--seed", "1"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout.startswith(b"x")
+
+
+@pytest.mark.slow
+def test_tensorflow_speaks_where_it_is_asked_to(process, tiny_folder):
+    ran = process(
+        "generate", "--model", tiny_folder, "x", "--length", "3", "--seed", "1", env={"TF_CPP_MIN_LOG_LEVEL": "0"}
+    )
+    assert ran.returncode == 0
+    assert ran.stdout.startswith(b"x")
+    assert ran.stderr
+
+
+def test_a_prompt_that_is_not_utf8(process, tiny_folder):
+    ran = process("encode", "--model", tiny_folder, b"caf\xe9")
+    assert_error(
+        Ran(ran.returncode, ran.stdout, ran.stderr.decode()), 1, "the text is not UTF-8: byte 0xe9 at offset 3"
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param(["generate", "x", "--length", "9"], marks=pytest.mark.slow),
+        ["encode", "x"],
+        ["decode", "1"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_broken_pipe_is_quiet(process, tiny_folder, argv):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as broken:
+        ran = process(*argv, "--model", tiny_folder, stdout=broken)
+    assert (ran.returncode, ran.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_full_disk_is_one_line(process, tiny_folder):
+    with open("/dev/full", "wb") as full:
+        ran = process("encode", "--model", tiny_folder, "x", stdout=full)
+    assert_error(Ran(ran.returncode, b"", ran.stderr.decode()), 1, "No space left on device")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_ctrl_c_ends_a_long_generation(environment, copy):
+    GPT2(HParams(n_vocab=300, n_ctx=100_000, n_embd=16, n_head=2, n_layer=2)).save_checkpoint(copy)
+    command = [sys.executable, "-m", "gpt2_tf", "generate", "x", "--model", copy, "--length", "99999"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            # Python catches SIGINT from its start to the generation's.
+            wait_until(lambda: catches_sigint(process.pid))
+            wait_until(lambda: not catches_sigint(process.pid))
+            time.sleep(2)  # past the tracing, into TensorFlow's loop
+            assert process.poll() is None
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+            seconds = time.monotonic() - start
+        finally:
+            process.kill()
+    assert seconds < 2
+    assert process.returncode in (130, -signal.SIGINT)
+    assert (out, b"Traceback" in err, len(err.splitlines()) > 1) == (b"", False, False)
+
+
+def catches_sigint(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (signal.SIGINT - 1) & 1)
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_ctrl_c_while_tensorflow_is_imported(environment, tiny_folder):
+    command = [sys.executable, "-m", "gpt2_tf", "generate", "x", "--model", tiny_folder]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            maps = Path(f"/proc/{process.pid}/maps")
+            wait_until(lambda: "tensorflow" in maps.read_text())
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (130, b"", b"gpt2-tf: interrupted\n")

@@ -1,0 +1,116 @@
+"""The scripts in `examples/`, run as a person runs them."""
+
+import io
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt2_tf import HParams, folder, load, sample_sequence
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+UNCONDITIONAL = "generate_unconditional_samples.py"
+INTERACTIVE = "interactive_conditional_samples.py"
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_folder):
+    """The tiny model and its encoder."""
+    return load(tiny_folder)
+
+
+@pytest.fixture
+def run(tiny, tiny_folder, monkeypatch, capsys):
+    """Runs a script on the tiny model with flags and a text for stdin; gives what it printed."""
+    real = folder.load
+    # At once: to trace the sampling loop anew takes seconds.
+    monkeypatch.setattr(folder, "load", lambda name, *rest: tiny if name == str(tiny_folder) else real(name, *rest))
+
+    def run(script: str, *flags, stdin: str = "", model=tiny_folder) -> str:
+        monkeypatch.setattr(sys, "argv", [script, "--model_name", str(model), *map(str, flags)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def written(enc, samples, context: int, first: int) -> str:
+    """How the scripts write a batch whose first sample has the number `first`."""
+    return "".join(
+        f"{f' SAMPLE {i} ':=^80}\n{enc.decode(sample[context:])}\n" for i, sample in enumerate(samples.numpy(), first)
+    )
+
+
+def test_unconditional_samples(run, tiny):
+    model, enc = tiny
+    out = run(UNCONDITIONAL, "--nsamples", 4, "--batch_size", 2, "--length", 6, "--seed", 7, "--top_k", 40)
+    batches = [
+        sample_sequence(model, length=6, start_token=enc.end_of_text, batch_size=2, seed=seed, top_k=40)
+        for seed in (7, 9)
+    ]
+    assert out == written(enc, batches[0], 1, 1) + written(enc, batches[1], 1, 3)
+    assert len({tuple(sample) for batch in batches for sample in batch.numpy().tolist()}) == 4
+
+
+def test_unconditional_samples_fill_the_window(run, tiny):
+    model, enc = tiny
+    whole = sample_sequence(model, length=32, start_token=enc.end_of_text, seed=1)
+    assert run(UNCONDITIONAL, "--nsamples", 1, "--seed", 1) == written(enc, whole, 1, 1)
+
+
+def test_interactive_samples(run, tiny):
+    model, enc = tiny
+    out = run(INTERACTIVE, "--nsamples", 2, "--seed", 3, "--temperature", 0.7, stdin="\nThe quick\nnaïve\n")
+    ask, end = "Model prompt >>> ", "=" * 80 + "\n"
+    expected = f"{ask}Prompt should not be empty!\n"
+    for prompt in ("The quick", "naïve"):
+        ids = enc.encode(prompt)
+        batches = [sample_sequence(model, length=16, context=ids, temperature=0.7, seed=seed) for seed in (3, 4)]
+        samples = "".join(written(enc, batch, len(ids), i) for i, batch in enumerate(batches, 1))
+        expected += f"{ask}{samples}{end}"
+    assert out == expected + ask + "\n"
+
+
+@pytest.mark.parametrize("script", [UNCONDITIONAL, INTERACTIVE])
+def test_mistakes_are_one_line(run, capsys, script):
+    with pytest.raises(SystemExit, match="error: there is no model 'nope': expected a size"):
+        run(script, model="nope")
+    with pytest.raises(SystemExit, match=r"error: top_p is 0\.0, but must be above 0"):
+        run(script, "--top_p", 0, stdin="The\n")
+    with pytest.raises(SystemExit) as end:
+        run(script, "--nsamples", 3, "--batch_size", 2)
+    assert end.value.code == 2
+    assert "nsamples 3 is not a multiple of batch_size 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_train_a_model_and_load_it(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("ROMEO:\nBut soft, what light through yonder window breaks?\n\nJULIET:\nAy me, naïve!\n\n" * 30)
+    flags = ["--n-vocab", "300", "--n-ctx", "16", "--n-embd", "16", "--n-head", "2", "--n-layer", "1"]
+    flags += ["--steps", "40", "--batch-size", "4", "--dropout", "0"]
+    # A process: the script sets Keras's dtype policy and the seeds.
+    ran = subprocess.run(
+        [sys.executable, EXAMPLES / "train_shakespeare.py", text, tmp_path / "out", *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    model, enc = load(tmp_path / "out")
+    assert model.hparams == HParams(n_vocab=300, n_ctx=16, n_embd=16, n_head=2, n_layer=1)
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    last = ran.stdout.splitlines()[-1]
+    assert last.startswith(f"{model.hparams.n_params:,} parameters; ")
+    assert last.endswith(f" nats a character on the last 10% of {text}")
+    # It has learned: the untrained model has all 300 tokens about as likely as each other.
+    ids = np.array([enc.encode("But soft, what light")])
+    logits = model(ids[:, :-1]).numpy()[0]
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(logits)), ids[0, 1:]]
+    assert losses.mean() < np.log(300) - 0.5
