@@ -160,7 +160,7 @@ def test_data_of_another_size_is_an_error_with_both_sizes(folder, change):
 @pytest.mark.parametrize("name", ["hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing; it "):
         GPT2.from_checkpoint(folder)
 
 
