@@ -28,7 +28,7 @@ setup(
         "keras>=3.10",
         "numpy>=1.26",
         "requests>=2.31",
-        "tiktoken>=0.8",
+        "tiktoken>=0.14",  # before, a long run of letters took quadratic time
         "tqdm>=4.66",
     ],
     extras_require={
