@@ -37,6 +37,17 @@ def restore(folder: str | os.PathLike, variables: Variables) -> None:
             raise ValueError(f"{prefix}: {name} is damaged; fetch the file again ({_first_line(error)})") from None
 
 
+def check_count(folder: str | os.PathLike, n_params: int) -> None:
+    """Raises ValueError where a model of `n_params` weights is so far from the checkpoint that none should be built.
+
+    It might not fit in memory; of a model that is nearer, `restore` names each difference.
+    """
+    path = Path(folder, f"{NAME}.index")
+    found = sum(data_sizes(read_index(path)).values()) // 4  # float32
+    if n_params > 10 * found:
+        raise ValueError(f"hparams.json describes a model of {n_params:,} weights, but {path} lists {found:,}")
+
+
 def save(folder: str | os.PathLike, variables: Variables) -> None:
     """Writes the variables as float32 to `model.ckpt.*`, and the `checkpoint` file which names it.
 

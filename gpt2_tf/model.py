@@ -50,23 +50,16 @@ def attention_mask(nd: tf.Tensor, ns: tf.Tensor) -> tf.Tensor:
 
 
 class Norm(keras.layers.Layer):
-    """Layer normalisation over the last axis: biased variance, epsilon 1e-5, then gain `g` and bias `b`.
-
-    Computed in the variables' dtype, also under mixed precision.
-    """
-
-    def __init__(self, **kwargs):
-        super().__init__(autocast=False, **kwargs)
+    """Layer normalisation over the last axis: biased variance, epsilon 1e-5, then gain `g` and bias `b`."""
 
     def build(self, input_shape):
         self.g = self.add_weight(name="g", shape=input_shape[-1:], initializer="ones")
         self.b = self.add_weight(name="b", shape=input_shape[-1:], initializer="zeros")
 
     def call(self, x):
-        x = tf.cast(x, self.variable_dtype)
         x = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
-        return tf.cast(x * tf.math.rsqrt(variance + 1e-5) * self.g + self.b, self.compute_dtype)
+        return x * tf.math.rsqrt(variance + 1e-5) * self.g + self.b
 
 
 class Conv1D(keras.layers.Layer):
@@ -93,10 +86,11 @@ class Attention(keras.layers.Layer):
     def __init__(self, hparams: HParams, w_init_stdev: float, **kwargs):
         super().__init__(**kwargs)
         self.n_head = hparams.n_head
-        self.c_attn = Conv1D(3 * hparams.n_embd, w_init_stdev, name="c_attn")
-        self.c_proj = Conv1D(hparams.n_embd, w_init_stdev / sqrt(2 * hparams.n_layer), name="c_proj")
-        self.attn_dropout = keras.layers.Dropout(hparams.dropout)
-        self.resid_dropout = keras.layers.Dropout(hparams.dropout)
+        c_proj_stdev = w_init_stdev / sqrt(2 * hparams.n_layer)
+        self.c_attn = Conv1D(3 * hparams.n_embd, w_init_stdev, name="c_attn", dtype=self.dtype_policy)
+        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, name="c_proj", dtype=self.dtype_policy)
+        self.attn_dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
+        self.resid_dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
 
     def build(self, input_shape):
         self.c_attn.build(input_shape)
@@ -119,9 +113,10 @@ class MLP(keras.layers.Layer):
     def __init__(self, hparams: HParams, w_init_stdev: float, **kwargs):
         super().__init__(**kwargs)
         self.n_state = 4 * hparams.n_embd
-        self.c_fc = Conv1D(self.n_state, w_init_stdev, name="c_fc")
-        self.c_proj = Conv1D(hparams.n_embd, w_init_stdev / sqrt(2 * hparams.n_layer), name="c_proj")
-        self.dropout = keras.layers.Dropout(hparams.dropout)
+        c_proj_stdev = w_init_stdev / sqrt(2 * hparams.n_layer)
+        self.c_fc = Conv1D(self.n_state, w_init_stdev, name="c_fc", dtype=self.dtype_policy)
+        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, name="c_proj", dtype=self.dtype_policy)
+        self.dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
 
     def build(self, input_shape):
         self.c_fc.build(input_shape)
@@ -136,10 +131,11 @@ class Block(keras.layers.Layer):
 
     def __init__(self, hparams: HParams, w_init_stdev: float, **kwargs):
         super().__init__(**kwargs)
-        self.ln_1 = Norm(name="ln_1")
-        self.attn = Attention(hparams, w_init_stdev, name="attn")
-        self.ln_2 = Norm(name="ln_2")
-        self.mlp = MLP(hparams, w_init_stdev, name="mlp")
+        # Under mixed precision, norms compute in the variables' float32.
+        self.ln_1 = Norm(name="ln_1", dtype=self.variable_dtype)
+        self.attn = Attention(hparams, w_init_stdev, name="attn", dtype=self.dtype_policy)
+        self.ln_2 = Norm(name="ln_2", dtype=self.variable_dtype)
+        self.mlp = MLP(hparams, w_init_stdev, name="mlp", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         for layer in (self.ln_1, self.attn, self.ln_2, self.mlp):
@@ -153,7 +149,10 @@ class Block(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="gpt2_tf")
 class GPT2(keras.Model):
-    """OpenAI's GPT-2. `model(tokens)` maps token ids, int [batch, seq], to logits, float32 [batch, seq, n_vocab].
+    """OpenAI's GPT-2. `model(tokens)` maps token ids, int [batch, seq], to logits, [batch, seq, n_vocab].
+
+    The logits have the variables' dtype, float32 under mixed precision too. The ids are taken to be in range: on a GPU,
+    TensorFlow would read zeros for one that isn't, and say nothing; `sample_sequence` checks them.
 
     The weights are there at once, drawn as for training from scratch: normal with deviation `w_init_stdev`, half of
     that for `wpe`, and for the two projections into each block's residual over sqrt(2 n_layer), as the paper says.
@@ -166,9 +165,9 @@ class GPT2(keras.Model):
         super().__init__(name=name, **kwargs)
         self.hparams = hparams
         self.w_init_stdev = w_init_stdev
-        self.dropout = keras.layers.Dropout(hparams.dropout)
-        self.h = [Block(hparams, w_init_stdev, name=f"h{i}") for i in range(hparams.n_layer)]
-        self.ln_f = Norm(name="ln_f")
+        self.dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
+        self.h = [Block(hparams, w_init_stdev, name=f"h{i}", dtype=self.dtype_policy) for i in range(hparams.n_layer)]
+        self.ln_f = Norm(name="ln_f", dtype=self.variable_dtype)
         self.build([None, None])
 
     def build(self, input_shape):
@@ -192,9 +191,9 @@ class GPT2(keras.Model):
             `logits` [batch, seq, n_vocab]; `present` [batch, n_layer, 2, n_head, seq, head_dim], of `tokens` alone.
 
         Raises:
-            ValueError: past and tokens together are longer than n_ctx.
+            ValueError: the tokens are no integers [batch, seq], or with the past longer than n_ctx. In a graph that
+                can't know the length, the latter is an InvalidArgumentError when it runs.
         """
-        tokens = tf.convert_to_tensor(tokens)
         h, full = self.hidden(tokens, None if past is None else cache.unpack(past))
         return {"logits": self.logits(h), "present": cache.pack(cache.last(full, tf.shape(tokens)[1]))}
 
@@ -202,29 +201,40 @@ class GPT2(keras.Model):
         self, tokens: tf.Tensor, past: cache.Cache | None = None, training: bool | None = None
     ) -> tuple[tf.Tensor, cache.Cache]:
         """The stack up to `ln_f`: [batch, seq, n_embd], and the cache of past and present."""
+        tokens = tf.convert_to_tensor(tokens)
+        self._check(tokens, past)
         start = 0 if past is None else tf.shape(past[0][0])[2]
         stop = start + tf.shape(tokens)[1]
-        self._check_length(tokens, past)
-        # Gathered from the value, not from the variable: a ResourceGather makes every other read of wte copy it.
-        wte = tf.gather(tf.convert_to_tensor(self.wte), tokens)
-        h = tf.cast(wte + self.wpe[start:stop], self.compute_dtype)
+        # A graph's lengths may be unknown before; a slice beyond the end would be cut short without a word.
+        tf.debugging.assert_less_equal(stop, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
+        h = tf.gather(self._wte(), tokens) + tf.cast(self.wpe[start:stop], self.compute_dtype)
         h = self.dropout(h, training=training)
         presents = []
         for i, block in enumerate(self.h):
             h, present = block(h, past=past and past[i], training=training)
             presents.append(present)
-        return self.ln_f(h), tuple(presents)
+        return tf.cast(self.ln_f(h), self.compute_dtype), tuple(presents)
 
     def logits(self, h: tf.Tensor) -> tf.Tensor:
         """[batch, seq, n_embd] -> [batch, seq, n_vocab]; the head is `wte` again."""
-        wte = tf.cast(tf.convert_to_tensor(self.wte), h.dtype)
-        return tf.cast(tf.matmul(h, wte, transpose_b=True), self.variable_dtype)
+        return tf.cast(tf.matmul(h, self._wte(), transpose_b=True), self.variable_dtype)
 
-    def _check_length(self, tokens: tf.Tensor, past: cache.Cache | None) -> None:
+    def _wte(self) -> tf.Tensor:
+        # Its value, since a gather from the variable itself makes every other read of it a copy; and cast by hand,
+        # since Keras casts under `call` alone, and `forward` must give the same numbers.
+        return tf.cast(tf.convert_to_tensor(self.wte), self.compute_dtype)
+
+    def _check(self, tokens: tf.Tensor, past: cache.Cache | None) -> None:
+        if tokens.shape.rank != 2 or not tokens.dtype.is_integer:
+            raise ValueError(f"tokens are {tokens.dtype.name} {tokens.shape}, but must be integers [batch, seq]")
         lengths = [tokens.shape[1]] + ([past[0][0].shape[2]] if past else [])
         known = sum(length or 0 for length in lengths)
         if known > self.hparams.n_ctx:
             raise ValueError(f"{known} tokens are more than the model's window, n_ctx {self.hparams.n_ctx}")
+
+    def _named_weights(self) -> dict[str, keras.Variable]:
+        """The weights by OpenAI's names, whatever this model's own name and the scope that it was made in."""
+        return {f"model{variable.path.removeprefix(self.path)}": variable for variable in self.weights}
 
     def get_config(self):
         return {"hparams": self.hparams.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
@@ -241,12 +251,14 @@ class GPT2(keras.Model):
             FileNotFoundError: a file is missing.
             ValueError: the files are damaged, or don't fit one another; all differences are named at once.
         """
-        model = cls(HParams.from_json(Path(folder, "hparams.json")), w_init_stdev=0)
-        checkpoint.restore(folder, {variable.path: variable for variable in model.weights})
+        hparams = HParams.from_json(Path(folder, "hparams.json"))
+        checkpoint.check_count(folder, hparams.n_params)
+        model = cls(hparams, w_init_stdev=0)
+        checkpoint.restore(folder, model._named_weights())
         return model
 
     def save_checkpoint(self, folder: str | os.PathLike) -> None:
         """Writes `hparams.json` and `model.ckpt.*` as OpenAI's, so that OpenAI's own graph restores them."""
-        checkpoint.save(folder, {variable.path: variable for variable in self.weights})
+        checkpoint.save(folder, self._named_weights())
         # Dropout is a matter of training, and OpenAI's code reads no key but its five.
         replace(self.hparams, dropout=0).to_json(Path(folder, "hparams.json"))

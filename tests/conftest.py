@@ -1,5 +1,9 @@
 """Fixtures for all tests; nothing here comes from the network."""
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,25 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder}, with OpenAI's own files, isn't there")
     return folder
+
+
+@pytest.fixture
+def unwritable() -> Iterator[Path]:
+    """A folder in which this process may write nothing; root, whom nothing stops, is nobody meanwhile."""
+    if not hasattr(os, "seteuid"):
+        pytest.skip("needs POSIX permissions")
+    import requests  # noqa: F401 - nobody may not read where they are, so they are imported before
+    import tqdm  # noqa: F401
+
+    parent = Path(tempfile.mkdtemp())  # pytest's own folder is its user's alone
+    parent.chmod(0o755)
+    (parent / "folder").mkdir(mode=0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield parent / "folder"
+    os.seteuid(user)
+    shutil.rmtree(parent)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -183,6 +185,41 @@ def test_a_failed_save_leaves_the_old_files(saved, folder, monkeypatch):
     with pytest.raises(OSError, match=r"model\.ckpt could not be written"):
         saved[0].save_checkpoint(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_index_takes_its_place_last(saved, folder, monkeypatch):
+    """So that a new index has new data beside it, wherever a kill falls."""
+    moved = []
+    replace = os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (moved.append(Path(target).name), replace(source, target))
+    )
+    saved[0].save_checkpoint(folder)
+    assert sorted(moved[:2]) == ["checkpoint", "model.ckpt.data-00000-of-00001"]
+    assert moved[2:] == ["model.ckpt.index", "hparams.json"]
+
+
+@pytest.mark.parametrize("name", ["", "new"])
+def test_no_write_permission(saved, unwritable, name):
+    with pytest.raises(PermissionError, match=str(unwritable)):
+        saved[0].save_checkpoint(unwritable / name)
+
+
+def test_names_are_openais_whatever_the_models_own(saved, tmp_path):
+    with keras.name_scope("outer"):
+        model = GPT2(HPARAMS, name="mine")
+    model.save_checkpoint(tmp_path)
+    assert read_index(tmp_path / "model.ckpt.index").keys() == {variable.path for variable in saved[0].weights}
+    np.testing.assert_array_equal(GPT2.from_checkpoint(tmp_path).wte.numpy(), model.wte.numpy())
+
+
+@pytest.mark.parametrize("changed", [{"n_ctx": 10**12}, {"n_vocab": 10**30}, {"n_layer": 10**9}])
+def test_a_model_that_no_memory_holds_is_not_begun(folder, changed):
+    (folder / "hparams.json").write_text(json.dumps(HPARAMS.to_dict() | changed))
+    with pytest.raises(
+        ValueError, match=r"hparams.json describes a model of [\d,]+ weights, but .*index lists 22,\d\d\d$"
+    ):
+        GPT2.from_checkpoint(folder)
 
 
 def test_a_folder_that_is_a_file(saved, tmp_path):

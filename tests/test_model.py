@@ -6,7 +6,7 @@ import pytest
 import reference
 import tensorflow as tf
 
-from gpt2_tf import GPT2, HParams
+from gpt2_tf import GPT2, HParams, sample_sequence
 
 HPARAMS = HParams(n_vocab=311, n_ctx=48, n_embd=60, n_head=5, n_layer=3)
 # float32 against float64 on logits of about 1: 1e-5 is a hundred roundings.
@@ -118,19 +118,65 @@ def test_keras_saving_keeps_everything(model, tokens, tmp_path):
     np.testing.assert_array_equal(loaded(tokens), model(tokens))
 
 
-def test_config_keeps_the_dtype_policy():
-    model = GPT2(HParams(n_vocab=300, n_ctx=8, n_embd=8, n_head=2, n_layer=1, dropout=0.5), dtype="mixed_bfloat16")
-    again = GPT2.from_config(model.get_config())
-    assert (again.dtype_policy.name, again.hparams) == ("mixed_bfloat16", model.hparams)
+def test_keras_saving_keeps_the_dtype_policy(tokens, tmp_path):
+    model = random_model(dtype="mixed_bfloat16")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.h[0].mlp.c_fc.dtype_policy.name == "mixed_bfloat16"
+    np.testing.assert_array_equal(loaded(tokens), model(tokens))
 
 
-def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32(model, tokens):
-    mixed = random_model(dtype="mixed_bfloat16")
+@pytest.fixture(params=["argument", "global"])
+def mixed(request):
+    """A model of mixed precision, told so itself or by Keras's global policy, which stays while the test runs."""
+    if request.param == "argument":
+        yield random_model(dtype="mixed_bfloat16")
+        return
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield random_model()
+    keras.config.set_dtype_policy(before)
+
+
+def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32(mixed, model, tokens):
     assert {variable.dtype for variable in mixed.weights} == {"float32"}
+    layers = {layer.name: layer.compute_dtype for layer in mixed._flatten_layers(include_self=False)}
+    assert {name for name, dtype in layers.items() if dtype == "float32"} == {"ln_1", "ln_2", "ln_f"}
     logits = mixed(tokens)
     assert logits.dtype == mixed.forward(tokens)["logits"].dtype == tf.float32
+    assert mixed.hidden(tokens)[0].dtype == tf.bfloat16
+    np.testing.assert_array_equal(mixed.forward(tokens)["logits"], logits)
     error = np.abs(logits - model(tokens)).max()
-    assert 1e-4 < error < 0.2  # bfloat16 has 8 bits: it must differ, and not by much
+    assert 1e-3 < error < 0.2  # bfloat16 has 8 bits: it must differ, and not by much
+    assert sample_sequence(mixed, length=5, context=[1, 2], seed=1).shape == [1, 7]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_other_dtypes_sample(dtype):
+    assert sample_sequence(random_model(dtype=dtype), length=5, context=[1, 2], top_k=3, top_p=0.9).shape == [1, 7]
+
+
+def test_float64_is_the_reference(tokens):
+    """No float32 is left in between: 1e-12 is float64's roundings."""
+    model = random_model(dtype="float64")
+    np.testing.assert_allclose(model(tokens), expected(model, tokens)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("place", ["dropout", "attn_dropout", "resid_dropout", "mlp"])
+def test_each_dropout_works_in_training_alone(tokens, place):
+    model = GPT2(HParams(n_vocab=311, n_ctx=48, n_embd=60, n_head=5, n_layer=2, dropout=0.5), w_init_stdev=0.2)
+    block = model.h[1]
+    layers = {
+        "dropout": model.dropout,
+        "attn_dropout": block.attn.attn_dropout,
+        "resid_dropout": block.attn.resid_dropout,
+        "mlp": block.mlp.dropout,
+    }
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout) and layer is not layers[place]:
+            layer.rate = 0
+    assert np.abs(model(tokens, training=True) - model(tokens)).max() > 0.01
+    np.testing.assert_array_equal(model(tokens, training=False), model(tokens))
 
 
 def test_fit_learns_and_dropout_is_of_training_alone():
@@ -164,3 +210,22 @@ def test_too_long_a_sequence_is_an_error_with_the_numbers(model):
     past = model.forward(np.zeros([1, 40], np.int32))["present"]
     with pytest.raises(ValueError, match="49 tokens are more than"):
         model.forward(np.zeros([1, 9], np.int32), past)
+
+
+def test_too_long_a_sequence_is_an_error_in_a_graph_too(model):
+    """One row of wpe less, and nothing else would fail: an empty tensor adds to any."""
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1, 3, 2, 5, None, 12])])
+    def forward(tokens, past):
+        return model.forward(tokens, past)["logits"]
+
+    past = model.forward(np.zeros([1, 48], np.int32))["present"]
+    assert forward(np.zeros([1, 1], np.int32), past[..., :47, :]).shape == [1, 1, 311]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"more tokens than the model.*window"):
+        forward(np.zeros([1, 1], np.int32), past)
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [[0.5]], [[[1]]]])
+def test_what_are_no_tokens(model, tokens):
+    with pytest.raises(ValueError, match=r"must be integers \[batch, seq\]"):
+        model.forward(tokens)
