@@ -39,7 +39,7 @@ class Choice(NamedTuple):
         """Raises ValueError where a value has no meaning; all three are numbers then."""
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}, but must be at least 0 (0 takes the likeliest token)")
-        if not 0 <= self.top_k <= n_vocab:
+        if self.top_k not in range(n_vocab + 1):  # 2.5 isn't
             raise ValueError(f"top_k is {self.top_k}, but must be 0 (off) to {n_vocab}, the size of the vocabulary")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}, but must be above 0 and at most 1 (off)")
@@ -56,7 +56,9 @@ class Choice(NamedTuple):
         """
 
         def draw():
-            kept = logits.temperature(scores, self.temperature)
+            # Below 0 at most, so that over a temperature near 0 not all are infinite.
+            kept = tf.cast(scores - tf.reduce_max(scores, axis=-1, keepdims=True), tf.float32)
+            kept = logits.temperature(kept, self.temperature)
             kept = tf.cond(self.top_k > 0, lambda: logits.top_k(kept, self.top_k), lambda: kept)
             kept = tf.cond(self.top_p < 1, lambda: logits.top_p(kept, self.top_p), lambda: kept)
             # float64, so that 50,257 small probabilities add up, and rare tokens keep theirs.
@@ -182,7 +184,7 @@ def check_context(hparams: HParams, context: np.ndarray, length: int) -> None:
         raise ValueError(
             f"the prompt has {context.shape[1]:,} tokens, but the model reads at most {hparams.n_ctx:,}; shorten it"
         )
-    if not 1 <= length <= room:
+    if length not in range(1, room + 1):
         raise ValueError(
             f"length is {length:,}, but must be 1 to {room:,}: the model's window is {hparams.n_ctx:,} tokens, "
             f"and the prompt has {context.shape[1]:,}"
@@ -201,10 +203,10 @@ def draw_seed(seed: int | None) -> int:
 def _run(model: GPT2, context: np.ndarray, length: int, choice: Choice, seed: int, rows: Sequence[int]) -> tf.Tensor:
     return _sampler(model)(
         tf.constant(context, tf.int32),
-        tf.constant(length, tf.int32),
+        tf.constant(int(length), tf.int32),
         Choice(
             tf.constant(choice.temperature, tf.float32),
-            tf.constant(choice.top_k, tf.int32),
+            tf.constant(int(choice.top_k), tf.int32),
             tf.constant(choice.top_p, tf.float32),
         ),
         tf.constant(seed, tf.int64),
@@ -230,7 +232,7 @@ def generate(
     enc: Encoder,
     prompts: str | Sequence[str] | None = None,
     *,
-    length: int = 100,
+    length: int | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -242,7 +244,7 @@ def generate(
 
     Args:
         prompts: one or several; None starts from `<|endoftext|>`.
-        length: new tokens at most; a sample ends before that at `<|endoftext|>`.
+        length: new tokens at most; a sample ends before that at `<|endoftext|>`. None takes 100, or what fits.
         temperature, top_k, top_p: as for `sample_sequence`.
         seed: the same gives the same texts, whatever the batch size; a sample depends on it and the sample's number.
         batch_size: samples computed at a time; None takes all of a prompt's.
@@ -259,11 +261,14 @@ def generate(
     contexts = [_context(enc, prompt) for prompt in prompts]
     choice = Choice(temperature, top_k, top_p)
     choice.check(model.hparams.n_vocab)
+    lengths = []
     for context in contexts:
-        check_context(model.hparams, context, length)
+        room = model.hparams.n_ctx + 1 - context.shape[1]
+        lengths.append(max(1, min(100, room)) if length is None else length)
+        check_context(model.hparams, context, lengths[-1])
     seed = draw_seed(seed)
     completions = []
-    for prompt, context in zip(prompts, contexts, strict=True):
+    for prompt, context, length in zip(prompts, contexts, lengths, strict=True):
         done = len(completions)
         for start in range(done, done + num_samples, batch_size or num_samples):
             rows = range(start, min(start + (batch_size or num_samples), done + num_samples))

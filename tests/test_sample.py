@@ -90,6 +90,14 @@ def test_the_noise_is_uniform_and_rows_are_apart():
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(a.size)
 
 
+def test_each_step_and_row_has_its_own_noise():
+    """Where all tokens are as likely, noise u chooses token u n_vocab."""
+    flat = GPT2(HPARAMS, w_init_stdev=0)
+    noise = uniform(tf.constant(3, tf.int64), tf.range(4, dtype=tf.int64), 20).numpy()
+    tokens = sample(flat, seed=3, batch_size=4)[:, len(CONTEXT) :]
+    np.testing.assert_array_equal(tokens, np.floor(noise * HPARAMS.n_vocab))
+
+
 def choose(logits, noise, temperature=1.0, top_k=0, top_p=1.0):
     choice = Choice(tf.constant(temperature), tf.constant(top_k), tf.constant(top_p))
     return choice.token(tf.constant(logits, tf.float32), tf.constant(noise, tf.float64)).numpy()
@@ -114,6 +122,15 @@ def test_the_order_is_temperature_top_k_top_p():
     assert drawn == {0}  # squared: 0.53, 0.83
     drawn = set(np.concatenate([choose(logits, [u], 0.5, 0, 0.84) for u in np.linspace(0, 0.999, 300)]))
     assert drawn == {0, 1}
+
+
+@pytest.mark.parametrize("temperature", [1e-9, 1e-30, 1e-38])
+@pytest.mark.parametrize("setting", [{}, {"top_k": 40}, {"top_p": 0.9}])
+def test_a_temperature_near_0_is_nearly_greedy(temperature, setting):
+    logits = np.random.default_rng(4).normal(-60, 5, size=[5, 300])  # real GPT-2's are of that order
+    np.testing.assert_array_equal(
+        choose(logits, [0.1, 0.3, 0.5, 0.7, 0.999], temperature, **setting), logits.argmax(-1)
+    )
 
 
 @pytest.mark.parametrize("noise", [0.0, np.nextafter(1, 0)])
@@ -161,6 +178,8 @@ def test_a_model_is_freed_with_its_loop(model):
     [
         ({"length": 0}, "length is 0, but must be 1 to 30: the model's window is 32 tokens, and the prompt has 3"),
         ({"length": 31}, "length is 31, but must be 1 to 30"),
+        ({"length": 2.5}, "length is 2.5, but must be 1 to 30"),
+        ({"top_k": 2.5}, r"top_k is 2.5, but must be 0 \(off\) to 260"),
         ({"context": [1] * 33}, "the prompt has 33 tokens, but the model reads at most 32; shorten it"),
         ({"context": [260]}, "token id 260 is out of range: the vocabulary's ids are 0 to 259"),
         ({"context": [3, -1]}, "token id -1 is out of range"),
@@ -211,6 +230,13 @@ def test_the_batch_size_changes_nothing(model, enc):
     for batch_size in (1, 2, 3, 7):
         assert generate(model, enc, ["them", "e"], length=6, num_samples=5, seed=4, batch_size=batch_size) == whole
     assert generate(model, enc, "them", length=6, num_samples=2, seed=4) == whole[:2]
+
+
+def test_without_a_length_it_is_100_or_what_fits(model, enc):
+    assert [len(c.ids) for c in generate(model, enc, ["e", "x" * 32], seed=1)] == [32, 1]
+    long = GPT2(HParams(n_vocab=260, n_ctx=300, n_embd=4, n_head=1, n_layer=1), w_init_stdev=0)
+    (completion,) = generate(long, enc, "e", seed=1)
+    assert len(completion.ids) == 100 or completion.finish_reason == "stop"
 
 
 def test_no_prompt_starts_from_end_of_text(model, enc):
