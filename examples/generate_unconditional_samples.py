@@ -21,8 +21,8 @@ def main():
     parser.add_argument("--top_p", type=float, default=1)
     parser.add_argument("--models_dir", default="models")
     args = parser.parse_args()
-    if args.nsamples % args.batch_size:
-        parser.error(f"nsamples {args.nsamples} is not a multiple of batch_size {args.batch_size}")
+    if args.batch_size < 1 or args.nsamples < 0 or args.nsamples % args.batch_size:
+        parser.error(f"--nsamples {args.nsamples} is not a multiple of --batch_size {args.batch_size}")
 
     model, enc = load(args.model_name, args.models_dir)
     for generated in itertools.count(step=args.batch_size):
@@ -30,7 +30,7 @@ def main():
             break
         samples = sample_sequence(
             model,
-            length=args.length or model.hparams.n_ctx,
+            length=model.hparams.n_ctx if args.length is None else args.length,
             start_token=enc.end_of_text,
             batch_size=args.batch_size,
             temperature=args.temperature,

@@ -20,10 +20,13 @@ def main():
     parser.add_argument("--top_p", type=float, default=1)
     parser.add_argument("--models_dir", default="models")
     args = parser.parse_args()
-    if args.nsamples % args.batch_size:
-        parser.error(f"nsamples {args.nsamples} is not a multiple of batch_size {args.batch_size}")
+    if args.batch_size < 1 or args.nsamples < 0 or args.nsamples % args.batch_size:
+        parser.error(f"--nsamples {args.nsamples} is not a multiple of --batch_size {args.batch_size}")
 
     model, enc = load(args.model_name, args.models_dir)
+    length = model.hparams.n_ctx // 2 if args.length is None else args.length
+    if not 1 <= length <= model.hparams.n_ctx:
+        parser.error(f"--length {length} is not 1 to {model.hparams.n_ctx}, the model's window")
     while True:
         try:
             prompt = input("Model prompt >>> ")
@@ -40,7 +43,7 @@ def main():
         for generated in range(0, args.nsamples, args.batch_size):
             samples = sample_sequence(
                 model,
-                length=args.length or min(model.hparams.n_ctx // 2, model.hparams.n_ctx + 1 - len(context)),
+                length=min(length, model.hparams.n_ctx + 1 - len(context)),
                 context=context,
                 batch_size=args.batch_size,
                 temperature=args.temperature,

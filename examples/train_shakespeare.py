@@ -28,7 +28,7 @@ def with_openings(ids: list[int], encoder: Encoder, n_openings: int, window: int
     """
     (newline,) = encoder.encode("\n")
     speeches = [i for i in range(2, len(ids)) if ids[i - 2] == ids[i - 1] == newline and ids[i] != newline]
-    starts = np.random.default_rng(seed).choice(speeches, n_openings)
+    starts = np.random.default_rng(seed).choice(speeches, n_openings if speeches else 0)
     return ids + [id for start in starts for id in [encoder.end_of_text, *ids[start : start + window]]]
 
 

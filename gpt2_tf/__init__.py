@@ -43,10 +43,10 @@ def __dir__():
 @contextlib.contextmanager
 def _without_tensorflow_noise():
     """Drops what TensorFlow prints while it is imported, before it obeys TF_CPP_MIN_LOG_LEVEL; errors are raised."""
-    if _noise_wanted or "tensorflow" in sys.modules:
+    if _noise_wanted or "tensorflow" in sys.modules or sys.__stderr__ is None:
         yield
         return
-    sys.stderr.flush()
+    sys.__stderr__.flush()
     stderr = os.dup(2)
     with open(os.devnull, "wb") as devnull:
         os.dup2(devnull.fileno(), 2)

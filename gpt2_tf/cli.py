@@ -19,8 +19,13 @@ BUNDLED_NOTICE = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit status: 0, or after one line on stderr 1, 2 (wrong usage) or 130 (Ctrl-C)."""
+    """Runs one command. Returns the exit status: 0, or after one line on stderr 1, 2 (wrong usage) or 130 (Ctrl-C).
+
+    While text is generated, Ctrl-C ends the process without a line.
+    """
     args = _parser().parse_args(argv)
+    if sys.stderr is None:  # closed, as by `2>&-`: without this, print would take stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a pipe on Windows can't take every character
     try:
@@ -120,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command(generate, "Continue a prompt, or write without one; the text goes to stdout.", models)
     sub.add_argument("prompt", nargs="?", metavar="PROMPT", help="- reads stdin; none starts from <|endoftext|>")
-    sub.add_argument("--length", type=_number(int, 1), default=100, help="new tokens at most (default: 100)")
+    sub.add_argument("--length", type=_number(int, 1), help="new tokens at most (default: 100, or what fits)")
     sub.add_argument(
         "--temperature", type=_number(float, 0), default=1.0, help="0 takes the likeliest token each time (default: 1)"
     )

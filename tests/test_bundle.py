@@ -17,7 +17,8 @@ OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official-117M" / "mo
 
 def write(prefix, tensors):
     """Writes tensors, {name: array}, with TensorFlow's own writer; returns the index's path."""
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     tf.raw_ops.SaveV2(
         prefix=str(prefix),
         tensor_names=list(tensors),
@@ -43,7 +44,8 @@ NUMPY_TYPES = {
 
 
 def assert_as_tensorflow_reads(index):
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     entries = read_index(index)
     prefix = index.removesuffix(".index")
     reader = tf.train.load_checkpoint(prefix)
@@ -72,12 +74,14 @@ def test_every_plain_type_and_shape_reads_as_in_tensorflow(saved):
 
 
 def test_the_type_table_is_tensorflows():
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     assert {number: tf.dtypes.as_dtype(number).name for number in bundle.DTYPES} == bundle.DTYPES
 
 
 def test_strings_bfloat16_and_other_alphabets_in_names(tmp_path):
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     tensors = {"слово": tf.constant(["ab", "c"]), "b": tf.constant([1.5], tf.bfloat16), "é/w": tf.zeros([2, 2])}
     entries = assert_as_tensorflow_reads(write(tmp_path / "c", tensors))
     assert entries["слово"].dtype == "string"
@@ -91,7 +95,8 @@ def test_an_index_of_several_blocks(tmp_path):
 
 
 def test_several_shards(tmp_path):
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     for shard, count in enumerate((3, 50)):
         write(tmp_path / f"s{shard}", {f"v{shard}": np.arange(count)})
     tf.raw_ops.MergeV2Checkpoints(
@@ -102,7 +107,8 @@ def test_several_shards(tmp_path):
 
 
 def test_what_the_v1_saver_writes(tmp_path):
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     v1 = tf.compat.v1
     with tf.Graph().as_default(), v1.Session() as session, v1.variable_scope("model"):
         v1.get_variable("wte", [50, 8])
@@ -257,7 +263,8 @@ def test_tables_that_are_no_checkpoint_say_why(data, says, tmp_path):
 
 
 def test_a_variable_in_slices_is_refused_by_name(tmp_path):
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     tf.raw_ops.SaveV2(
         prefix=str(tmp_path / "c"), tensor_names=["w"], shape_and_slices=["4 2 0,2:-"], tensors=[tf.zeros([2, 2])]
     )

@@ -53,6 +53,25 @@ def test_nats_per_character_is_the_references_in_one_window(nats_per_character, 
     assert nats_per_character(model, enc, text) == pytest.approx(expected, rel=1e-5)
 
 
+def test_nats_per_character_gives_each_token_half_a_window_before_it(nats_per_character, tiny_folder):
+    model, enc = load(tiny_folder)
+    text = "The quick brown fox sleeps, and then the dog jumps over the fox; " * 4
+    ids = [enc.end_of_text, *enc.encode(text)]
+    n_ctx = model.hparams.n_ctx
+    assert 2 * n_ctx < len(ids)
+    weights = {variable.path: variable.numpy() for variable in model.weights}
+    total, start, scored = 0.0, 0, 1
+    while scored < len(ids):  # windows that begin half a window before the first token that they score, or end the text
+        stop = min(start + n_ctx, len(ids) - 1)
+        logits, _ = reference.forward(weights, model.hparams.n_head, ids[stop - min(n_ctx, stop) : stop])
+        total -= np.log(
+            reference.softmax(logits[scored - stop - 1 :])[range(stop + 1 - scored), ids[scored : stop + 1]]
+        ).sum()
+        scored = stop + 1
+        start = scored - n_ctx // 2
+    assert nats_per_character(model, enc, text) == pytest.approx(total / len(text), rel=1e-5)
+
+
 @pytest.mark.parametrize("n", [1, 30, 32, 33, 47, 48, 49, 1000])
 def test_nats_per_character_counts_each_token_once(nats_per_character, tiny_folder, n):
     """A model of zeros gives each token the same probability, and "1" is a token and a character."""

@@ -35,7 +35,8 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="uses POSIX signals, 
 def model(tmp_path_factory):
     """The seven files of a small model, {name: bytes}: a checkpoint of 2 MB by TensorFlow's Saver, a stand-in for the
     vocabulary."""
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     folder = tmp_path_factory.mktemp("served")
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         for name, shape in (("model/wte", [3000, 150]), ("model/wpe", [400, 150]), ("model/ln_f/g", [150])):
@@ -720,7 +721,7 @@ def test_mistakes_in_the_arguments_end_in_one_line_and_2(arguments, says, tmp_pa
 
 
 def test_a_url_that_requests_cannot_read(tmp_path, capsys):
-    assert main(["124M", "--models-dir", str(tmp_path), "--base-url", "http://[::1/models"]) in (1, 2)
+    assert main(["124M", "--models-dir", str(tmp_path), "--base-url", "http://[::1/models"]) == 1
     assert re.fullmatch(r"download_model.py: error: .*\n", capsys.readouterr().err)
 
 

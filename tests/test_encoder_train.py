@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder import Encoder
-
-tokenizers = pytest.importorskip("tokenizers", reason="needs the tokenizers library (the tokenizers extra)")
-
-from encoder.train import train  # noqa: E402
+from encoder.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 EOT = "<|endoftext|>"

@@ -85,7 +85,7 @@ def test_mistakes_are_one_line(run, capsys, script):
     with pytest.raises(SystemExit) as end:
         run(script, "--nsamples", 3, "--batch_size", 2)
     assert end.value.code == 2
-    assert "nsamples 3 is not a multiple of batch_size 2" in capsys.readouterr().err
+    assert "--nsamples 3 is not a multiple of --batch_size 2" in capsys.readouterr().err
 
 
 @pytest.mark.slow
