@@ -11,8 +11,10 @@ _HOMES = {
     "HParams": "gpt2_tf.hparams",
     "GPT2": "gpt2_tf.model",
     "sample_sequence": "gpt2_tf.sample",
-    "generate": "gpt2_tf.sample",
-    "Completion": "gpt2_tf.sample",
+    "generate": "gpt2_tf.text",
+    "stream": "gpt2_tf.text",
+    "score": "gpt2_tf.text",
+    "Completion": "gpt2_tf.text",
     "load": "gpt2_tf.folder",
 }
 __all__ = sorted(_HOMES)

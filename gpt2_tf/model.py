@@ -44,9 +44,13 @@ def merge_heads(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, seq, x.shape[1] * x.shape[3]])
 
 
-def attention_mask(nd: tf.Tensor, ns: tf.Tensor) -> tf.Tensor:
-    """[nd, ns] of booleans: which of ns positions each of the last nd may look at, itself and all before it."""
-    return tf.range(nd)[:, None] >= tf.range(ns) - ns + nd
+def attention_mask(nd: tf.Tensor, ns: tf.Tensor, start: tf.Tensor | None = None) -> tf.Tensor:
+    """Booleans [nd, ns]: which of ns columns each of the last nd may look at, itself and all before it.
+
+    With `start`, int [batch], they are [batch, 1, nd, ns], and none may look at what lies before its row's start.
+    """
+    mask = tf.range(nd)[:, None] >= tf.range(ns) - ns + nd
+    return mask if start is None else mask & (tf.range(ns) >= start[:, None, None, None])
 
 
 class Norm(keras.layers.Layer):
@@ -96,12 +100,12 @@ class Attention(keras.layers.Layer):
         self.c_attn.build(input_shape)
         self.c_proj.build(input_shape)
 
-    def call(self, x, past=None, training=None):
+    def call(self, x, mask, past=None, training=None):
         q, k, v = (split_heads(part, self.n_head) for part in tf.split(self.c_attn(x), 3, axis=-1))
         k, v = cache.append(past, k, v)  # [batch, n_head, past + seq, head_dim]
         w = tf.matmul(q, k, transpose_b=True) / sqrt(q.shape[-1])  # [batch, n_head, seq, past + seq]
         w = tf.cast(w, self.variable_dtype)  # the softmax wants float32's range
-        w = tf.where(attention_mask(tf.shape(w)[-2], tf.shape(w)[-1]), w, w.dtype.min)
+        w = tf.where(mask, w, w.dtype.min)
         w = self.attn_dropout(tf.cast(tf.nn.softmax(w), v.dtype), training=training)
         x = self.c_proj(merge_heads(tf.matmul(w, v)))
         return self.resid_dropout(x, training=training), (k, v)
@@ -141,8 +145,8 @@ class Block(keras.layers.Layer):
         for layer in (self.ln_1, self.attn, self.ln_2, self.mlp):
             layer.build(input_shape)
 
-    def call(self, x, past=None, training=None):
-        a, present = self.attn(self.ln_1(x), past=past, training=training)
+    def call(self, x, mask, past=None, training=None):
+        a, present = self.attn(self.ln_1(x), mask, past=past, training=training)
         x = x + a
         return x + self.mlp(self.ln_2(x), training=training), present
 
@@ -198,20 +202,35 @@ class GPT2(keras.Model):
         return {"logits": self.logits(h), "present": cache.pack(cache.last(full, tf.shape(tokens)[1]))}
 
     def hidden(
-        self, tokens: tf.Tensor, past: cache.Cache | None = None, training: bool | None = None
+        self,
+        tokens: tf.Tensor,
+        past: cache.Cache | None = None,
+        start: tf.Tensor | None = None,
+        training: bool | None = None,
     ) -> tuple[tf.Tensor, cache.Cache]:
-        """The stack up to `ln_f`: [batch, seq, n_embd], and the cache of past and present."""
+        """The stack up to `ln_f`: [batch, seq, n_embd], and the cache of past and present.
+
+        Rows of fewer tokens are filled up on the left: `start`, int [batch], is the column, past and present counted,
+        where each row's text begins. What comes out for the columns before it has no meaning.
+        """
         tokens = tf.convert_to_tensor(tokens)
         self._check(tokens, past)
-        start = 0 if past is None else tf.shape(past[0][0])[2]
-        stop = start + tf.shape(tokens)[1]
+        seq = tf.shape(tokens)[1]
+        n_past = 0 if past is None else tf.shape(past[0][0])[2]
         # A graph's lengths may be unknown before; a slice beyond the end would be cut short without a word.
-        tf.debugging.assert_less_equal(stop, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
-        h = tf.gather(self._wte(), tokens) + tf.cast(self.wpe[start:stop], self.compute_dtype)
+        tf.debugging.assert_less_equal(n_past + seq, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
+        if start is None:
+            positions = self.wpe[n_past : n_past + seq]
+        else:
+            positions = tf.gather(
+                tf.convert_to_tensor(self.wpe), tf.maximum(tf.range(n_past, n_past + seq) - start[:, None], 0)
+            )
+        h = tf.gather(self._wte(), tokens) + tf.cast(positions, self.compute_dtype)
         h = self.dropout(h, training=training)
+        mask = attention_mask(seq, n_past + seq, start)
         presents = []
         for i, block in enumerate(self.h):
-            h, present = block(h, past=past and past[i], training=training)
+            h, present = block(h, mask, past=past and past[i], training=training)
             presents.append(present)
         return tf.cast(self.ln_f(h), self.compute_dtype), tuple(presents)
 

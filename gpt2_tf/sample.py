@@ -1,124 +1,194 @@
-"""Sampling: `prefill` reads the context, `decode_one_token` goes on from the cache, a `tf.function` loops over it."""
+"""Sampling: ids in, ids out. `prefill` reads the context, `decode` goes on from the cache in one compiled loop."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from encoder import Encoder
-from gpt2_tf import cache, logits
+from gpt2_tf import cache
+from gpt2_tf.choice import Choice, Filter, Text, choice
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import GPT2
+from gpt2_tf.stops import STOPPED
+
+STEPS = 8  # tokens from one look at the loop to the next: a Ctrl-C waits for no more
 
 
-def prefill(model: GPT2, context: tf.Tensor) -> tuple[tf.Tensor, cache.Cache]:
-    """Reads the context, int [batch, seq]; gives the next token's logits, [batch, n_vocab], and the cache."""
-    h, past = model.hidden(context)
-    return model.logits(h[:, -1]), past
+def prefill(model: GPT2, tokens: tf.Tensor, start: tf.Tensor | None = None) -> cache.Cache:
+    """Reads the tokens, int [batch, seq], but for the last, with which `decode_one_token` begins; gives the cache."""
+    return model.hidden(tokens[:, :-1], start=start)[1]
 
 
-def decode_one_token(model: GPT2, token: tf.Tensor, past: cache.Cache) -> tuple[tf.Tensor, cache.Cache]:
+def decode_one_token(
+    model: GPT2, token: tf.Tensor, past: cache.Cache, start: tf.Tensor | None = None
+) -> tuple[tf.Tensor, cache.Cache]:
     """Reads one more token, int [batch]; gives the next one's logits, [batch, n_vocab], and the longer cache."""
-    h, present = model.hidden(token[:, None], past)
+    h, present = model.hidden(token[:, None], past, start)
     return model.logits(h[:, -1]), present
 
 
-class Choice(NamedTuple):
-    """How the next token is chosen from its logits; each field a number or a scalar tensor.
+class State(NamedTuple):
+    """Where the loop stands; what it needs to go on."""
 
-    In this order: temperature (0 takes the likeliest token), top-k (0 is off), top-p (1 is off).
+    tokens: tf.Tensor  # int32 [batch, seq]; rows of fewer tokens are filled up on the left
+    start: tf.Tensor  # int32 [batch]: the column of each row's first token
+    past: cache.Cache  # of all tokens but the last, which is not read yet
+    stop: tf.Tensor  # int32 [batch]: the row's state in `Choice.stops`; STOPPED has ended its text
+    count: tf.Tensor  # int32 [batch]: the row's new tokens, up to the one that ended its text
+    logprobs: tf.Tensor  # float32 [batch, new]: of this loop's new tokens, before any filter
+
+    def going(self, limit: tf.Tensor) -> tf.Tensor:
+        """Booleans [batch]: the rows whose texts go on. `limit` is int32 [batch]."""
+        return (self.stop != STOPPED) & (self.count < limit)
+
+    def take(self, rows: np.ndarray) -> "State":
+        """These rows alone, int [any], in this order."""
+        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), self)
+
+
+def _specs(model: GPT2) -> tuple[State, Choice]:
+    """What the compiled loop takes, whatever the batch, the lengths and the settings."""
+    integer, number = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.float32)
+    rows = tf.TensorSpec([None], tf.int32)
+    past = tf.nest.map_structure(lambda shape: tf.TensorSpec(shape, model.compute_dtype), cache.shape(model.hparams))
+    logprobs = tf.TensorSpec([None, None], tf.float32)
+    state = State(tf.TensorSpec([None, None], tf.int32), rows, past, rows, rows, logprobs)
+    stops = tf.TensorSpec([None, model.hparams.n_vocab], tf.int32)
+    bias = tf.TensorSpec([None], tf.float32)
+    return state, Choice(bias, number, integer, stops, integer, number, integer, number, number)
+
+
+def compiled(model: GPT2, filters: Sequence[Filter] = ()) -> tuple[Callable, Callable]:
+    """`prefill` and the loop, traced once for all lengths, batches and settings; they live as long as the model.
+
+    - `read(tokens, start) -> Cache`: `prefill`.
+    - `decode(state, choice, noise, limit) -> State`: as many tokens more as `noise`, float64 [batch, new], has columns;
+      fewer where every row stops, or has `limit`, int32 [batch], new tokens.
     """
+    traced = model.__dict__.setdefault("_sampling", {})  # past Keras's tracking of attributes, which is for weights
+    if (found := traced.get(tuple(filters))) is not None:
+        return found
+    state, choices = _specs(model)
+    shapes = tf.nest.map_structure(lambda spec: spec.shape, state)
 
-    temperature: tf.Tensor
-    top_k: tf.Tensor
-    top_p: tf.Tensor
-
-    def check(self, n_vocab: int) -> None:
-        """Raises ValueError where a value has no meaning; all three are numbers then."""
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}, but must be at least 0 (0 takes the likeliest token)")
-        if self.top_k not in range(n_vocab + 1):  # 2.5 isn't
-            raise ValueError(f"top_k is {self.top_k}, but must be 0 (off) to {n_vocab}, the size of the vocabulary")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}, but must be above 0 and at most 1 (off)")
-
-    def token(self, scores: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        """Chooses by inversion: the token where the cumulative probability passes `noise`.
-
-        Args:
-            scores: the logits, [batch, n_vocab].
-            noise: float64 [batch], uniform in [0, 1).
-
-        Returns:
-            int32 [batch].
-        """
-
-        def draw():
-            # Below 0 at most, so that over a temperature near 0 not all are infinite.
-            kept = tf.cast(scores - tf.reduce_max(scores, axis=-1, keepdims=True), tf.float32)
-            kept = logits.temperature(kept, self.temperature)
-            kept = tf.cond(self.top_k > 0, lambda: logits.top_k(kept, self.top_k), lambda: kept)
-            kept = tf.cond(self.top_p < 1, lambda: logits.top_p(kept, self.top_p), lambda: kept)
-            # float64, so that 50,257 small probabilities add up, and rare tokens keep theirs.
-            cumulative = tf.cumsum(tf.nn.softmax(tf.cast(kept, tf.float64)), axis=-1)
-            return tf.searchsorted(cumulative, noise[:, None] * cumulative[:, -1:], side="right")[:, 0]
-
-        return tf.cond(self.temperature > 0, draw, lambda: tf.argmax(scores, axis=-1, output_type=tf.int32))
-
-
-def uniform(seed: tf.Tensor, rows: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-    """Noise in [0, 1), float64 [batch, length]; a row's depends on the seed and its number in `rows` alone."""
-
-    def row_noise(row):
-        return tf.random.stateless_uniform([length], tf.stack([seed, row]), dtype=tf.float64, alg="philox")
-
-    return tf.map_fn(row_noise, rows, fn_output_signature=tf.float64)
-
-
-def _sampler(model: GPT2) -> Callable:
-    """The model's sampling loop, traced once for all lengths, batches and settings; it lives as long as the model."""
-    if (sampler := model.__dict__.get("_sampler")) is not None:
-        return sampler
-
-    def spec(shape, dtype):
-        return tf.TensorSpec(shape, dtype)
+    @tf.function(autograph=False, input_signature=[state.tokens, state.start])
+    def read(tokens, start):
+        return prefill(model, tokens, start)
 
     @tf.function(
-        autograph=False,
-        input_signature=[
-            spec([None, None], tf.int32),
-            spec([], tf.int32),
-            Choice(spec([], tf.float32), spec([], tf.int32), spec([], tf.float32)),
-            spec([], tf.int64),
-            spec([None], tf.int64),
-        ],
+        autograph=False, input_signature=[state, choices, tf.TensorSpec([None, None], tf.float64), state.count]
     )
-    def sample(context, length, choice, seed, rows):
-        """int32 [batch, seq], ... -> int32 [batch, seq + length]"""
-        noise = uniform(seed, rows, length)
-        scores, past = prefill(model, context)
-        token = choice.token(scores, noise[:, 0])
+    def decode(state, choice, noise, limit):
+        def step(i, state):
+            logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.start)
+            text = Text(state.tokens, state.start, state.stop, state.count)
+            token = choice.token(logits, text, noise[:, i], filters)
+            going = state.going(limit)
+            logprob = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
+            stop = tf.gather_nd(choice.stops, tf.stack([tf.maximum(state.stop, 0), token], axis=1))
+            return i + 1, State(
+                tf.concat([state.tokens, token[:, None]], axis=1),
+                state.start,
+                past,
+                tf.where(going, stop, state.stop),
+                state.count + tf.cast(going, tf.int32),
+                tf.concat([state.logprobs, logprob[:, None]], axis=1),
+            )
 
-        def step(i, tokens, token, past):
-            scores, past = decode_one_token(model, token, past)
-            token = choice.token(scores, noise[:, i])
-            return i + 1, tokens.write(i, token), token, past
-
-        tokens = tf.TensorArray(tf.int32, size=length, element_shape=[None]).write(0, token)
-        _, tokens, _, _ = tf.while_loop(
-            lambda i, *_: i < length,
+        state = state._replace(logprobs=state.logprobs[:, :0])
+        return tf.while_loop(
+            lambda i, state: (i < tf.shape(noise)[1]) & tf.reduce_any(state.going(limit)),
             step,
-            (1, tokens, token, past),
-            shape_invariants=(tf.TensorShape([]), None, tf.TensorShape([None]), cache.shape(model.hparams)),
-        )
-        return tf.concat([context, tf.transpose(tokens.stack())], axis=1)
+            (0, state),
+            shape_invariants=(tf.TensorShape([]), shapes),
+        )[1]
 
     # The one trace alone: TensorFlow would take the functions of several models for one that is traced anew each time,
-    # and warn. Set past Keras's tracking of attributes, which is for layers and weights.
-    model.__dict__["_sampler"] = sampler = sample.get_concrete_function()
-    return sampler
+    # and warn.
+    traced[tuple(filters)] = found = read.get_concrete_function(), decode.get_concrete_function()
+    return found
+
+
+class Piece(NamedTuple):
+    """What one row got since the piece before: ids, their log-probabilities, and why it ends here, if it does."""
+
+    row: int
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: str | None  # "stop", "length", or None: more comes
+
+
+def extend(
+    model: GPT2,
+    contexts: Sequence[Sequence[int]],
+    choice: Choice,
+    limits: Sequence[int],
+    noise: np.ndarray,
+    filters: Sequence[Filter] = (),
+    steps: int = STEPS,
+) -> Iterator[list[Piece]]:
+    """Writes on from each context, in one batch, until each row has stopped or has its limit; a list each `steps`.
+
+    Each row goes as if it were alone, and leaves the batch at its end. One that has filled the model's window goes on
+    from the newer half of it.
+
+    Args:
+        contexts: ids in range, at least one in each.
+        limits: new tokens at most, for each row; at least one.
+        noise: float64 [batch, the largest limit].
+    """
+    read, decode = compiled(model, filters)
+    n_ctx = model.hparams.n_ctx
+    texts = [list(context) for context in contexts]  # what is in the window
+    limits = np.asarray(limits, np.int32)
+    rows = np.arange(len(texts))  # that go on
+    stop = count = np.zeros(len(texts), np.int32)
+    state, done = None, 0
+    while len(rows):
+        if state is None:
+            for row in rows:
+                if len(texts[row]) > n_ctx:
+                    texts[row] = texts[row][-(n_ctx // 2) :]
+            tokens, start = pad([texts[row] for row in rows])
+            none = tf.zeros([len(rows), 0])
+            state = State(tokens, start, read(tokens, start), tf.constant(stop), tf.constant(count), none)
+        seq = state.tokens.shape[1]
+        # The last new token is not read, so one more than n_ctx fits.
+        new = noise[rows, done : done + min(steps, n_ctx + 1 - seq)]
+        state = decode(state, choice, tf.constant(new), tf.constant(limits[rows]))
+        tokens, logprobs = state.tokens[:, seq:].numpy().tolist(), state.logprobs.numpy().tolist()
+        before, stop, count = count, state.stop.numpy(), state.count.numpy()
+        stopped, going = stop == STOPPED, state.going(limits[rows]).numpy()
+        pieces = []
+        for i, row in enumerate(rows.tolist()):
+            n = count[i] - before[i]
+            texts[row] += tokens[i][:n]
+            reason = None if going[i] else "stop" if stopped[i] else "length"
+            pieces.append(Piece(row, tokens[i][:n], logprobs[i][:n], reason))
+        yield pieces
+        done += new.shape[1]
+        if not going.all():
+            rows, stop, count = rows[going], stop[going], count[going]
+            state = state.take(np.flatnonzero(going))
+        if state.tokens.shape[1] > n_ctx:
+            state = None
+
+
+def pad(rows: Sequence[Sequence[int]]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Rows of different lengths as int32 [batch, seq], filled up on the left, and the column where each begins."""
+    seq = max(map(len, rows))
+    start = [seq - len(row) for row in rows]
+    tokens = [[0] * n + list(row) for n, row in zip(start, rows, strict=True)]
+    return tf.constant(tokens, tf.int32), tf.constant(start, tf.int32)
+
+
+def uniform(seed: int, rows: Sequence[int], length: int) -> np.ndarray:
+    """Noise in [0, 1), float64 [batch, length]; a row's depends on the seed and its number in `rows` alone."""
+    return np.stack(
+        [tf.random.stateless_uniform([length], [seed, row], dtype=tf.float64, alg="philox").numpy() for row in rows]
+    )
 
 
 def sample_sequence(
@@ -159,35 +229,38 @@ def sample_sequence(
         context = np.tile(context, [1 if batch_size is None else batch_size, 1])
     if batch_size is not None and len(context) != batch_size:
         raise ValueError(f"the context has {len(context)} rows, but batch_size is {batch_size}")
-    choice = Choice(temperature, top_k, top_p)
-    check_context(model.hparams, context, length)
-    choice.check(model.hparams.n_vocab)
-    return _run(model, context, length, choice, draw_seed(seed), range(len(context)))
-
-
-def check_context(hparams: HParams, context: np.ndarray, length: int) -> None:
-    """Raises ValueError unless int [batch, seq] and `length` tokens more can go through the model.
-
-    Ids must be checked here: on a GPU, `tf.gather` gives zeros for an id out of range, and says nothing.
-    """
     if context.ndim != 2 or 0 in context.shape or context.dtype.kind not in "iu":
         raise ValueError(
             f"the context is {context.dtype} {list(context.shape)}, but must be whole numbers, [batch_size, seq], "
             "and at least one token a row"
         )
-    wrong = context[(context < 0) | (context >= hparams.n_vocab)]
+    check_context(model.hparams, context)
+    check_length(model.hparams, context.shape[1], length)
+    settings = choice(model.hparams.n_vocab, temperature=temperature, top_k=top_k, top_p=top_p)
+    noise = uniform(draw_seed(seed), range(len(context)), int(length))
+    rows = context.tolist()
+    for pieces in extend(model, rows.copy(), settings, [length] * len(rows), noise):
+        for piece in pieces:
+            rows[piece.row] += piece.ids
+    return tf.constant(rows, tf.int32)
+
+
+def check_context(hparams: HParams, ids: np.ndarray) -> None:
+    """Raises ValueError for an id that is out of range: on a GPU, `tf.gather` gives zeros for it, and says nothing."""
+    wrong = ids[(ids < 0) | (ids >= hparams.n_vocab)]
     if wrong.size:
         raise ValueError(f"token id {wrong[0]} is out of range: the vocabulary's ids are 0 to {hparams.n_vocab - 1}")
-    # The last new token is not read, so one more than n_ctx fits.
-    room = hparams.n_ctx + 1 - context.shape[1]
+
+
+def check_length(hparams: HParams, seq: int, length: int) -> None:
+    """Raises ValueError unless a context of `seq` tokens and `length` more fit the model's window."""
+    room = hparams.n_ctx + 1 - seq  # the last new token is not read, so one more than n_ctx fits
     if room < 1:
-        raise ValueError(
-            f"the prompt has {context.shape[1]:,} tokens, but the model reads at most {hparams.n_ctx:,}; shorten it"
-        )
+        raise ValueError(f"the prompt has {seq:,} tokens, but the model reads at most {hparams.n_ctx:,}; shorten it")
     if length not in range(1, room + 1):
         raise ValueError(
             f"length is {length:,}, but must be 1 to {room:,}: the model's window is {hparams.n_ctx:,} tokens, "
-            f"and the prompt has {context.shape[1]:,}"
+            f"and the prompt has {seq:,}"
         )
 
 
@@ -198,90 +271,3 @@ def draw_seed(seed: int | None) -> int:
     if int(seed) != seed or not -(2**63) <= seed < 2**63:
         raise ValueError(f"seed is {seed}, but must be a whole number of 64 bits")
     return int(seed)
-
-
-def _run(model: GPT2, context: np.ndarray, length: int, choice: Choice, seed: int, rows: Sequence[int]) -> tf.Tensor:
-    return _sampler(model)(
-        tf.constant(context, tf.int32),
-        tf.constant(int(length), tf.int32),
-        Choice(
-            tf.constant(choice.temperature, tf.float32),
-            tf.constant(int(choice.top_k), tf.int32),
-            tf.constant(choice.top_p, tf.float32),
-        ),
-        tf.constant(seed, tf.int64),
-        tf.constant(rows, tf.int64),
-    )
-
-
-class Completion(NamedTuple):
-    """One sample: what was asked, and what came after it.
-
-    `finish_reason` is "stop" where the model ended the text with `<|endoftext|>` (which is left out of `text` and
-    `ids`), "length" where it had more to say.
-    """
-
-    prompt: str
-    text: str
-    ids: list[int]
-    finish_reason: str
-
-
-def generate(
-    model: GPT2,
-    enc: Encoder,
-    prompts: str | Sequence[str] | None = None,
-    *,
-    length: int | None = None,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    num_samples: int = 1,
-    seed: int | None = None,
-    batch_size: int | None = None,
-) -> list[Completion]:
-    """Text in, text out: `num_samples` for each prompt, in order.
-
-    Args:
-        prompts: one or several; None starts from `<|endoftext|>`.
-        length: new tokens at most; a sample ends before that at `<|endoftext|>`. None takes 100, or what fits.
-        temperature, top_k, top_p: as for `sample_sequence`.
-        seed: the same gives the same texts, whatever the batch size; a sample depends on it and the sample's number.
-        batch_size: samples computed at a time; None takes all of a prompt's.
-
-    Raises:
-        ValueError: an argument out of its range, an empty prompt, or one longer than the model's window.
-    """
-    for name, value in (("num_samples", num_samples), ("batch_size", 1 if batch_size is None else batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}, but must be at least 1")
-    if enc.n_vocab != model.hparams.n_vocab:
-        raise ValueError(f"the vocabulary has {enc.n_vocab} tokens, but the model {model.hparams.n_vocab}")
-    prompts = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
-    contexts = [_context(enc, prompt) for prompt in prompts]
-    choice = Choice(temperature, top_k, top_p)
-    choice.check(model.hparams.n_vocab)
-    lengths = []
-    for context in contexts:
-        room = model.hparams.n_ctx + 1 - context.shape[1]
-        lengths.append(max(1, min(100, room)) if length is None else length)
-        check_context(model.hparams, context, lengths[-1])
-    seed = draw_seed(seed)
-    completions = []
-    for prompt, context, length in zip(prompts, contexts, lengths, strict=True):
-        done = len(completions)
-        for start in range(done, done + num_samples, batch_size or num_samples):
-            rows = range(start, min(start + (batch_size or num_samples), done + num_samples))
-            batch = _run(model, np.tile(context, [len(rows), 1]), length, choice, seed, rows)
-            for row in batch[:, context.shape[1] :].numpy().tolist():
-                ids = row[: row.index(enc.end_of_text)] if enc.end_of_text in row else row
-                reason = "length" if len(ids) == length else "stop"
-                completions.append(Completion(prompt or "", enc.decode(ids), ids, reason))
-    return completions
-
-
-def _context(enc: Encoder, prompt: str | None) -> np.ndarray:
-    """int [1, seq]"""
-    if prompt == "":
-        raise ValueError("the prompt is empty; leave it out to start from <|endoftext|>")
-    return np.array([[enc.end_of_text] if prompt is None else enc.encode(prompt)], np.int64)

@@ -63,3 +63,27 @@ def tiny_folder(tmp_path_factory) -> Path:
     # Weights so large that the context matters: fresh ones say each token again.
     GPT2(hparams, w_init_stdev=0.5).save_checkpoint(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def enc(tmp_path_factory):
+    """A vocabulary of 260: the bytes, three merges and `<|endoftext|>`, id 259."""
+    from encoder.train import train
+
+    folder = tmp_path_factory.mktemp("vocabulary")
+    (folder / "text").write_text("the then them " * 3)
+    return train([folder / "text"], 260, folder)
+
+
+@pytest.fixture(scope="session")
+def lively():
+    """A model for `enc`; its random weights are so large that the likeliest token changes from step to step."""
+    import numpy as np
+
+    from gpt2_tf import GPT2, HParams
+
+    rng = np.random.default_rng(0)
+    model = GPT2(HParams(n_vocab=260, n_ctx=32, n_embd=40, n_head=4, n_layer=2), w_init_stdev=0)
+    for variable in model.weights:
+        variable.assign(rng.normal(1 if variable.name == "g" else 0, 0.3, variable.shape))
+    return model

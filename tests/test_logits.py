@@ -68,3 +68,49 @@ def test_filters_take_tensors_in_a_graph(name, value):
     logits = random_logits(1)
     filter = getattr(filters, name)
     np.testing.assert_array_equal(tf.function(filter)(logits, tf.constant(value)), filter(logits, value))
+
+
+TEXTS = st.lists(st.lists(st.integers(0, 5), min_size=7, max_size=7), min_size=3, max_size=3)
+STARTS = st.lists(st.integers(0, 6), min_size=3, max_size=3)
+
+
+def own(texts, starts):
+    return [text[start:] for text, start in zip(texts, starts, strict=True)]
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(seed=st.integers(0, 2**32), p=st.floats(0.01, 1))
+def test_min_p_keeps_what_is_likely_beside_the_likeliest(seed, p):
+    logits = random_logits(seed)
+    probabilities = reference.softmax(logits.astype(np.float64))
+    least = p * probabilities.max(-1, keepdims=True)
+    sure = np.abs(probabilities / least - 1) > 1e-5  # float32 may round the others either way
+    for row, ids in enumerate(kept(filters.min_p(logits, np.float32(p)))):
+        assert {i for i in np.flatnonzero(sure[row]) if i in ids} == set(
+            np.flatnonzero(sure[row] & (probabilities >= least)[row])
+        )
+    assert kept(filters.min_p(tf.constant([[1.0, 3.0, 3.0]]), 1.0)) == [{1, 2}]
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(seed=st.integers(0, 2**32), penalty=st.floats(0.1, 10), texts=TEXTS, starts=STARTS)
+def test_repetition_penalty_is_on_the_rows_own_tokens(seed, penalty, texts, starts):
+    logits = random_logits(seed, n_vocab=6)
+    expected = logits.astype(np.float64)
+    for row, text in enumerate(own(texts, starts)):
+        for token in set(text):
+            expected[row, token] *= 1 / penalty if logits[row, token] > 0 else penalty
+    penalized = filters.repetition_penalty(logits, np.float32(penalty), tf.constant(texts), tf.constant(starts))
+    np.testing.assert_allclose(penalized, expected, rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(n=st.integers(1, 9), texts=TEXTS, starts=STARTS)
+def test_no_repeat_ngram_cuts_what_would_repeat(n, texts, starts):
+    logits = random_logits(0, n_vocab=6)
+    expected = []
+    for text in own(texts, starts):
+        runs = {tuple(text[i : i + n]) for i in range(len(text) - n + 1)}
+        expected.append({token for token in range(6) if (*text[len(text) - n + 1 :], token)[-n:] not in runs})
+    filtered = filters.no_repeat_ngram(logits, n, tf.constant(texts), tf.constant(starts))
+    assert kept(filtered) == expected

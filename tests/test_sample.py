@@ -7,22 +7,16 @@ import pytest
 import reference
 import tensorflow as tf
 
-from encoder import Encoder
-from gpt2_tf import GPT2, HParams, generate, sample_sequence
-from gpt2_tf.sample import Choice, decode_one_token, prefill, uniform
+from gpt2_tf import GPT2, HParams, sample_sequence
+from gpt2_tf.sample import decode_one_token, pad, prefill, uniform
 
-HPARAMS = HParams(n_vocab=260, n_ctx=32, n_embd=40, n_head=4, n_layer=2)
+HPARAMS = HParams(n_vocab=260, n_ctx=32, n_embd=40, n_head=4, n_layer=2)  # those of `lively`
 CONTEXT = [7, 250, 31]
 
 
-@pytest.fixture(scope="module")
-def model():
-    """Random weights, larger than initial ones, so that the likeliest token changes from step to step."""
-    rng = np.random.default_rng(0)
-    model = GPT2(HPARAMS, w_init_stdev=0)
-    for variable in model.weights:
-        variable.assign(rng.normal(1 if variable.name == "g" else 0, 0.3, variable.shape))
-    return model
+@pytest.fixture
+def model(lively):
+    return lively
 
 
 def weights(model):
@@ -44,11 +38,28 @@ def test_cached_logits_are_the_uncached(model):
     """1e-5: float32 in another order, on logits of about 3."""
     tokens = np.random.default_rng(1).integers(0, HPARAMS.n_vocab, [3, HPARAMS.n_ctx])
     uncached = model(tokens).numpy()
-    logits, past = prefill(model, tokens[:, :5])
-    np.testing.assert_allclose(logits, uncached[:, 4], rtol=0, atol=1e-5)
-    for i in range(5, HPARAMS.n_ctx):
+    past = prefill(model, tokens[:, :5])
+    for i in range(4, HPARAMS.n_ctx):
         logits, past = decode_one_token(model, tokens[:, i], past)
         np.testing.assert_allclose(logits, uncached[:, i], rtol=0, atol=1e-5)
+
+
+def test_rows_of_different_lengths_are_as_if_alone(model):
+    """Logits and keys to 1e-5: float32 in another order. What lies left of a row changes nothing."""
+    rng = np.random.default_rng(2)
+    rows = [rng.integers(0, HPARAMS.n_vocab, n).tolist() for n in (1, 9, 4, 9)]
+    tokens, start = pad(rows)
+    assert tokens.shape == [4, 9] and start.numpy().tolist() == [8, 0, 5, 0]
+    noise = tf.where(tf.range(9) < start[:, None], rng.integers(0, HPARAMS.n_vocab, [4, 9]), tokens)
+    past = prefill(model, noise, start)
+    new = rng.integers(0, HPARAMS.n_vocab, [4, 5])
+    read = tokens[:, -1]
+    for i in range(5):
+        logits, past = decode_one_token(model, read, past, start)
+        for row, text in enumerate(rows):
+            alone = model(np.array([text + new[row, :i].tolist()]))[0, -1]
+            np.testing.assert_allclose(logits[row], alone, rtol=0, atol=1e-5)
+        read = tf.constant(new[:, i], tf.int32)
 
 
 def test_shape_dtype_and_the_context_stays(model):
@@ -80,12 +91,12 @@ def test_a_row_depends_on_the_seed_and_its_number_alone(model):
 
 
 def test_the_noise_is_uniform_and_rows_are_apart():
-    noise = uniform(tf.constant(1, tf.int64), tf.range(200, dtype=tf.int64), 500).numpy()
+    noise = uniform(1, range(200), 500)
     assert noise.dtype == np.float64 and noise.min() >= 0 and noise.max() < 1
     # A mean of n uniform numbers deviates by sqrt(1 / 12 n); five times that.
     assert abs(noise.mean() - 0.5) < 5 * np.sqrt(1 / 12 / noise.size)
     assert len(np.unique(noise)) == noise.size
-    other_seed = uniform(tf.constant(2, tf.int64), tf.range(200, dtype=tf.int64), 500).numpy()
+    other_seed = uniform(2, range(200), 500)
     for a, b in ((noise[:-1], noise[1:]), (noise[:, :-1], noise[:, 1:]), (noise, other_seed)):
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 5 / np.sqrt(a.size)
 
@@ -93,58 +104,15 @@ def test_the_noise_is_uniform_and_rows_are_apart():
 def test_each_step_and_row_has_its_own_noise():
     """Where all tokens are as likely, noise u chooses token u n_vocab."""
     flat = GPT2(HPARAMS, w_init_stdev=0)
-    noise = uniform(tf.constant(3, tf.int64), tf.range(4, dtype=tf.int64), 20).numpy()
+    noise = uniform(3, range(4), 20)
     tokens = sample(flat, seed=3, batch_size=4)[:, len(CONTEXT) :]
     np.testing.assert_array_equal(tokens, np.floor(noise * HPARAMS.n_vocab))
-
-
-def choose(logits, noise, temperature=1.0, top_k=0, top_p=1.0):
-    choice = Choice(tf.constant(temperature), tf.constant(top_k), tf.constant(top_p))
-    return choice.token(tf.constant(logits, tf.float32), tf.constant(noise, tf.float64)).numpy()
-
-
-def test_tokens_come_as_often_as_their_probabilities_say():
-    """Evenly spread noise gives each token its share, to one part in the count of draws."""
-    logits = np.random.default_rng(2).normal(size=50, scale=2)
-    n = 100_000
-    noise = (np.arange(n) + 0.5) / n
-    for temperature in (0.5, 1.0, 2.0):
-        drawn = choose(np.tile(logits, [n, 1]), noise, temperature)
-        share = np.bincount(drawn, minlength=50) / n
-        np.testing.assert_allclose(share, reference.softmax(logits / temperature), rtol=0, atol=1.5 / n)
-
-
-def test_the_order_is_temperature_top_k_top_p():
-    logits = np.log([[0.4, 0.3, 0.2, 0.1]])
-    drawn = set(np.concatenate([choose(logits, [u], 1.0, 3, 0.8) for u in np.linspace(0, 0.999, 300)]))
-    assert drawn == {0, 1}  # of the first three 0.44 + 0.33 = 0.78 fits; of all four 0.7, and 0.9 would not
-    drawn = set(np.concatenate([choose(logits, [u], 0.5, 0, 0.8) for u in np.linspace(0, 0.999, 300)]))
-    assert drawn == {0}  # squared: 0.53, 0.83
-    drawn = set(np.concatenate([choose(logits, [u], 0.5, 0, 0.84) for u in np.linspace(0, 0.999, 300)]))
-    assert drawn == {0, 1}
-
-
-@pytest.mark.parametrize("temperature", [1e-9, 1e-30, 1e-38])
-@pytest.mark.parametrize("setting", [{}, {"top_k": 40}, {"top_p": 0.9}])
-def test_a_temperature_near_0_is_nearly_greedy(temperature, setting):
-    logits = np.random.default_rng(4).normal(-60, 5, size=[5, 300])  # real GPT-2's are of that order
-    np.testing.assert_array_equal(
-        choose(logits, [0.1, 0.3, 0.5, 0.7, 0.999], temperature, **setting), logits.argmax(-1)
-    )
-
-
-@pytest.mark.parametrize("noise", [0.0, np.nextafter(1, 0)])
-def test_the_ends_of_the_noise_choose_tokens_that_are_kept(noise):
-    logits = np.random.default_rng(3).normal(size=[1, 50257], scale=3)
-    kept = reference.top_k_kept(logits[0].astype(np.float32), 7)
-    assert set(choose(logits, [noise], 1.0, 7)) <= kept
-    assert choose(logits, [noise]) == [0 if noise == 0 else 50256]
 
 
 def test_one_trace_serves_all_lengths_and_settings(model, monkeypatch):
     sample(model)
 
-    def traced(*args):
+    def traced(*args, **kwargs):
         raise AssertionError("the model was traced again")
 
     monkeypatch.setattr(GPT2, "hidden", traced)
@@ -202,79 +170,3 @@ def test_a_model_is_freed_with_its_loop(model):
 def test_wrong_arguments_say_what_fits(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         sample(model, **arguments)
-
-
-# generate: with a vocabulary of bytes and one merge, that fits the model's 260 ids
-
-
-@pytest.fixture(scope="module")
-def enc(tmp_path_factory):
-    from encoder.train import train
-
-    folder = tmp_path_factory.mktemp("vocabulary")
-    (folder / "text").write_text("the then them " * 3)
-    return train([folder / "text"], 260, folder)
-
-
-def test_generate_is_sample_sequence_with_text(model, enc):
-    completions = generate(model, enc, ["them", "e"], length=6, num_samples=2, seed=4, temperature=0)
-    assert [c.prompt for c in completions] == ["them", "them", "e", "e"]
-    for c in completions:
-        expected = reference.greedy(weights(model), HPARAMS.n_head, enc.encode(c.prompt), 6)[-6:]
-        assert (c.ids, c.text, c.finish_reason) == (expected, enc.decode(expected), "length")
-
-
-def test_the_batch_size_changes_nothing(model, enc):
-    whole = generate(model, enc, ["them", "e"], length=6, num_samples=5, seed=4)
-    assert len({tuple(c.ids) for c in whole}) == 10
-    for batch_size in (1, 2, 3, 7):
-        assert generate(model, enc, ["them", "e"], length=6, num_samples=5, seed=4, batch_size=batch_size) == whole
-    assert generate(model, enc, "them", length=6, num_samples=2, seed=4) == whole[:2]
-
-
-def test_without_a_length_it_is_100_or_what_fits(model, enc):
-    assert [len(c.ids) for c in generate(model, enc, ["e", "x" * 32], seed=1)] == [32, 1]
-    long = GPT2(HParams(n_vocab=260, n_ctx=300, n_embd=4, n_head=1, n_layer=1), w_init_stdev=0)
-    (completion,) = generate(long, enc, "e", seed=1)
-    assert len(completion.ids) == 100 or completion.finish_reason == "stop"
-
-
-def test_no_prompt_starts_from_end_of_text(model, enc):
-    (completion,) = generate(model, enc, length=6, temperature=0)
-    assert completion.prompt == ""
-    expected = reference.greedy(weights(model), HPARAMS.n_head, [enc.end_of_text], 6)[1:]
-    assert completion.ids == expected
-
-
-def test_generate_stops_at_end_of_text(enc):
-    """A model that writes 65, 66, 67, <|endoftext|>, whatever it read: its positions alone decide."""
-    model = GPT2(HParams(n_vocab=260, n_ctx=8, n_embd=260, n_head=1, n_layer=1), w_init_stdev=0)
-    model.wte.assign(np.eye(260) * 1e-3)
-    model.ln_f.g.assign(np.ones(260) * 1e3)
-    for variable in model.weights:
-        if variable.name == "g" and "ln_f" not in variable.path:
-            variable.assign(np.ones(260))
-    wpe = np.zeros([8, 260])
-    wpe[range(8), [65, 66, 67, enc.end_of_text, 68, 68, 68, 68]] = 1
-    model.wpe.assign(wpe)
-    (completion,) = generate(model, enc, enc.decode([0]), length=7, temperature=0)
-    assert completion.ids == [65, 66, 67]
-    assert (completion.text, completion.finish_reason) == (enc.decode([65, 66, 67]), "stop")
-
-
-def test_generate_says_what_is_wrong(model, enc, tmp_path):
-    with pytest.raises(ValueError, match="the prompt is empty; leave it out"):
-        generate(model, enc, ["e", ""])
-    with pytest.raises(ValueError, match="the prompt has 100,000 tokens, but the model reads at most 32; shorten it"):
-        generate(model, enc, "x" * 100_000)
-    for name in ("num_samples", "batch_size"):
-        with pytest.raises(ValueError, match=f"{name} is 0, but must be at least 1"):
-            generate(model, enc, "e", **{name: 0})
-    with pytest.raises(ValueError, match="the vocabulary has 260 tokens, but the model 261"):
-        generate(GPT2(HParams(n_vocab=261, n_ctx=8, n_embd=4, n_head=1, n_layer=1)), enc, "e")
-
-
-def test_text_of_another_vocabulary_stays_whole(model, enc):
-    assert isinstance(enc, Encoder)
-    (completion,) = generate(model, enc, "größer 😀", length=3, temperature=0)
-    assert completion.prompt + completion.text == "größer 😀" + enc.decode(completion.ids)

@@ -1,0 +1,274 @@
+"""Text in, text out: `generate`, `stream` and `score`."""
+
+import codecs
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from encoder import Encoder
+from gpt2_tf import stops
+from gpt2_tf.choice import Filter, choice
+from gpt2_tf.hparams import HParams
+from gpt2_tf.model import GPT2
+from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, pad, uniform
+
+BATCH_SIZE = 16
+LENGTH = 100
+STOP = ("<|endoftext|>",)
+
+
+class Completion(NamedTuple):
+    """One sample: what was asked, and what came after it.
+
+    `text` ends before what stopped it, and `ids` with the token in which it ends: a stop string may begin within one.
+    `finish_reason` is "stop", or "length" where there was more to say. `logprobs` has a number for each of `ids`: its
+    natural log-probability, before any filter.
+    """
+
+    prompt: str
+    text: str
+    ids: list[int]
+    finish_reason: str
+    logprobs: list[float]
+
+
+def generate(
+    model: GPT2,
+    enc: Encoder,
+    prompts: str | Sequence[str] | None = None,
+    *,
+    length: int | None = None,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
+    logit_bias: Mapping[int, float] | None = None,
+    filters: Sequence[Filter] = (),
+    stop: str | int | Collection[str | int] = STOP,
+    min_length: int = 0,
+    num_samples: int = 1,
+    seed: int | None = None,
+    window: bool = False,
+    batch_size: int | None = None,
+) -> list[Completion]:
+    """`num_samples` for each prompt, in order.
+
+    The settings act in this order: logit_bias, repetition_penalty, no_repeat_ngram, min_length, filters, temperature,
+    top_k, top_p, min_p.
+
+    Args:
+        prompts: one or several, of any lengths; None starts from `<|endoftext|>`.
+        length: new tokens at most. None takes 100, or what fits.
+        temperature: divides the logits; 0 takes the likeliest token each time.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the likeliest tokens whose probabilities add up to at most this; 1 keeps all.
+        min_p: keep tokens at least this times as likely as the likeliest; 0 keeps all.
+        repetition_penalty: above 1, tokens that the text holds become less likely.
+        no_repeat_ngram: no run of so many tokens comes twice; 0 lets it.
+        logit_bias: id -> what is added to its logit; -inf for never.
+        filters: functions of TensorFlow ops, logits -> logits, float32 [batch, n_vocab].
+        stop: ids, strings, and names of special tokens, any of which ends the text; () for none.
+        min_length: until so many new tokens, none that would end the text is chosen.
+        seed: the same gives the same texts; a sample depends on it and on the sample's number, whatever its neighbours.
+        window: where the model's window is full, go on from the newer half of it, so that any length can be asked for.
+        batch_size: samples computed at a time, those of like length together; None takes up to 16.
+
+    Raises:
+        ValueError: an argument out of its range, an empty prompt, or more tokens than the model's window has.
+    """
+    prompts = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
+    samples, pieces = _samples(
+        model,
+        enc,
+        prompts,
+        length=length,
+        filters=filters,
+        stop=stop,
+        num_samples=num_samples,
+        seed=seed,
+        window=window,
+        batch_size=batch_size,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+        logit_bias=logit_bias,
+        min_length=min_length,
+    )
+    for piece in pieces:
+        samples[piece.row].add(piece)
+    return [sample.completion() for sample in samples]
+
+
+def stream(model: GPT2, enc: Encoder, prompt: str | None = None, **settings) -> Iterator[str]:
+    """The text after one prompt in pieces, each as soon as it is sure: whole characters, and no beginning of a stop.
+
+    Together they are `generate`'s text. `settings` are `generate`'s; what is wrong with them is said at once.
+    """
+    (sample,), pieces = _samples(model, enc, [prompt], steps=1, **settings)
+
+    def texts():
+        for piece in pieces:
+            sample.add(piece)
+            if text := sample.news():
+                yield text
+
+    return texts()
+
+
+class _Sample:
+    """One sample as it grows."""
+
+    def __init__(self, enc: Encoder, prompt: str | None, stop_ids: Collection[int], stop_strings: Collection[bytes]):
+        self.enc, self.prompt, self.stop_ids, self.stop_strings = enc, prompt or "", stop_ids, stop_strings
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.text = b""
+        self.finish_reason: str | None = None
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.told = 0  # bytes
+
+    def add(self, piece: Piece) -> None:
+        self.ids += piece.ids
+        self.logprobs += piece.logprobs
+        self.finish_reason = piece.finish_reason
+        if self.finish_reason == "stop" and self.ids[-1] in self.stop_ids:
+            self.ids.pop()
+        self.text = self.enc.decode_bytes(self.ids)
+        if self.finish_reason == "stop":
+            self.text = self.text[: stops.find(self.text, self.stop_strings)]
+            while len(self.enc.decode_bytes(self.ids[:-1])) >= len(self.text) and self.ids:
+                self.ids.pop()
+        del self.logprobs[len(self.ids) :]
+
+    def news(self) -> str:
+        """What is sure and wasn't told before."""
+        held_back = 0 if self.finish_reason else stops.held_back(self.text, self.stop_strings)
+        before, self.told = self.told, len(self.text) - held_back
+        return self.decoder.decode(self.text[before : self.told], final=self.finish_reason is not None)
+
+    def completion(self) -> Completion:
+        text = self.text.decode("utf-8", "replace")
+        return Completion(self.prompt, text, self.ids, self.finish_reason, self.logprobs)
+
+
+def _samples(
+    model: GPT2,
+    enc: Encoder,
+    prompts: Sequence[str | None],
+    *,
+    length: int | None = None,
+    filters: Sequence[Filter] = (),
+    stop: str | int | Collection[str | int] = STOP,
+    num_samples: int = 1,
+    seed: int | None = None,
+    window: bool = False,
+    batch_size: int | None = None,
+    steps: int = STEPS,
+    **settings,
+) -> tuple[list[_Sample], Iterator[Piece]]:
+    """The samples, all empty, and what comes to each, by its number; whatever is wrong is raised before."""
+    for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
+        if value is not None and value not in range(1, 2**31):
+            raise ValueError(f"{name} is {value}, but must be a whole number, at least 1")
+    if enc.n_vocab != model.hparams.n_vocab:
+        raise ValueError(f"the vocabulary has {enc.n_vocab} tokens, but the model {model.hparams.n_vocab}")
+    contexts = [_context(enc, prompt) for prompt in prompts for _ in range(num_samples)]
+    limits = [_limit(model.hparams, len(context), length, window) for context in contexts]
+    ids, strings = stops.parse(enc, stop)
+    settings = choice(enc.n_vocab, stops=stops.table(enc.tokens, ids, strings), **settings)
+    seed = draw_seed(seed)
+    by_length = sorted(range(len(contexts)), key=lambda number: len(contexts[number]))
+    batch_size = batch_size or BATCH_SIZE
+
+    def pieces():
+        for first in range(0, len(contexts), batch_size):
+            numbers = by_length[first : first + batch_size]
+            batch_limits = [limits[number] for number in numbers]
+            noise = uniform(seed, numbers, max(batch_limits))
+            rows = [contexts[number] for number in numbers]
+            for batch in extend(model, rows, settings, batch_limits, noise, filters, steps):
+                for piece in batch:
+                    yield piece._replace(row=numbers[piece.row])
+
+    return [_Sample(enc, prompt, ids, strings) for prompt in prompts for _ in range(num_samples)], pieces()
+
+
+def _context(enc: Encoder, prompt: str | None) -> list[int]:
+    if prompt == "":
+        raise ValueError("the prompt is empty; leave it out to start from <|endoftext|>")
+    return [enc.end_of_text] if prompt is None else enc.encode(prompt)
+
+
+def _limit(hparams: HParams, seq: int, length: int | None, window: bool) -> int:
+    """New tokens at most, after a context of `seq`."""
+    if window:
+        length = LENGTH if length is None else length
+        if length not in range(1, 2**31):
+            raise ValueError(f"length is {length}, but must be a whole number, at least 1")
+    elif length is None:
+        length = max(1, min(LENGTH, hparams.n_ctx + 1 - seq))
+    if not window:
+        check_length(hparams, seq, length)
+    return int(length)
+
+
+def score(
+    model: GPT2, enc: Encoder, texts: str | Sequence[str], contexts: Sequence[str] | None = None, *, batch_size: int = 8
+) -> list[list[float]]:
+    """The natural log-probability of each token of each text.
+
+    Args:
+        texts: one or several; each one's tokens are `enc.encode`'s.
+        contexts: what goes before each text and isn't scored; None is `<|endoftext|>` alone.
+        batch_size: texts computed at a time.
+
+    Raises:
+        ValueError: an empty context, or more tokens than the model's window has.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    contexts = [None] * len(texts) if contexts is None else list(contexts)
+    if len(contexts) != len(texts):
+        raise ValueError(f"there are {len(texts)} texts, but {len(contexts)} contexts")
+    targets = [enc.encode(text) for text in texts]
+    rows = [_context(enc, context) + ids for context, ids in zip(contexts, targets, strict=True)]
+    for row in rows:
+        if len(row) > model.hparams.n_ctx + 1:
+            raise ValueError(
+                f"a context and its text have {len(row):,} tokens, but the model reads at most "
+                f"{model.hparams.n_ctx:,}, and the last is not read; shorten it"
+            )
+    scores = [None] * len(rows)
+    by_length = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+    for first in range(0, len(rows), batch_size):
+        numbers = by_length[first : first + batch_size]
+        tokens, start = pad([rows[number] for number in numbers])
+        for number, logprobs in zip(numbers, _scorer(model)(tokens, start).numpy(), strict=True):
+            scores[number] = logprobs[len(logprobs) - len(targets[number]) :].tolist()
+    return scores
+
+
+def _scorer(model: GPT2) -> Callable:
+    """int32 tokens [batch, seq], start [batch] -> each token's log-probability but the first's, [batch, seq - 1]."""
+    if (found := model.__dict__.get("_scorer")) is not None:
+        return found
+
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
+    )
+    def logprobs(tokens, start):
+        h, _ = model.hidden(tokens[:, :-1], start=start)
+
+        def row(arguments):  # one at a time: the logits of a long text take 200 MB
+            h, targets = arguments
+            return tf.gather(tf.nn.log_softmax(model.logits(h)), targets, batch_dims=1)
+
+        return tf.map_fn(row, (h, tokens[:, 1:]), fn_output_signature=tf.float32)
+
+    model.__dict__["_scorer"] = found = logprobs.get_concrete_function()
+    return found

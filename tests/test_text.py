@@ -1,0 +1,248 @@
+"""Text in, text out, against the reference, against `sample_sequence`, and against itself row by row."""
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from encoder import Encoder
+from gpt2_tf import GPT2, HParams, generate, score, stream, text
+from gpt2_tf.sample import Piece
+from gpt2_tf.text import _Sample
+
+PROMPTS = ["them", "e", "the then them", "🎈 x", "th"]
+
+
+@pytest.fixture
+def model(lively):
+    return lively
+
+
+def weights(model):
+    return {variable.path: variable.numpy() for variable in model.weights}
+
+
+def ids(completions):
+    return [completion.ids for completion in completions]
+
+
+def test_generate_is_sample_sequence_with_text(model, enc):
+    completions = generate(model, enc, ["them", "e"], length=6, num_samples=2, seed=4, temperature=0)
+    assert [c.prompt for c in completions] == ["them", "them", "e", "e"]
+    for c in completions:
+        expected = reference.greedy(weights(model), model.hparams.n_head, enc.encode(c.prompt), 6)[-6:]
+        assert (c.ids, c.text, c.finish_reason) == (expected, enc.decode(expected), "length")
+
+
+def test_the_batch_size_changes_nothing(model, enc):
+    whole = generate(model, enc, ["them", "e"], length=6, num_samples=5, seed=4)
+    assert len({tuple(c.ids) for c in whole}) == 10
+    for batch_size in (1, 2, 3, 7):
+        assert ids(generate(model, enc, ["them", "e"], length=6, num_samples=5, seed=4, batch_size=batch_size)) == ids(
+            whole
+        )
+    assert ids(generate(model, enc, "them", length=6, num_samples=2, seed=4)) == ids(whole[:2])
+
+
+def test_without_a_length_it_is_100_or_what_fits(model, enc):
+    assert [len(c.ids) for c in generate(model, enc, ["e", "x" * 32], seed=1)] == [32, 1]
+    long = GPT2(HParams(n_vocab=260, n_ctx=300, n_embd=4, n_head=1, n_layer=1), w_init_stdev=0)
+    (completion,) = generate(long, enc, "e", seed=1)
+    assert len(completion.ids) == 100 or completion.finish_reason == "stop"
+
+
+def test_no_prompt_starts_from_end_of_text(model, enc):
+    (completion,) = generate(model, enc, length=6, temperature=0)
+    assert completion.prompt == ""
+    expected = reference.greedy(weights(model), model.hparams.n_head, [enc.end_of_text], 6)[1:]
+    assert completion.ids == expected
+
+
+def test_generate_stops_at_end_of_text(enc):
+    """A model that writes 65, 66, 67, <|endoftext|>, whatever it read: its positions alone decide."""
+    model = GPT2(HParams(n_vocab=260, n_ctx=8, n_embd=260, n_head=1, n_layer=1), w_init_stdev=0)
+    model.wte.assign(np.eye(260) * 1e-3)
+    model.ln_f.g.assign(np.ones(260) * 1e3)
+    for variable in model.weights:
+        if variable.name == "g" and "ln_f" not in variable.path:
+            variable.assign(np.ones(260))
+    wpe = np.zeros([8, 260])
+    wpe[range(8), [65, 66, 67, enc.end_of_text, 68, 68, 68, 68]] = 1
+    model.wpe.assign(wpe)
+    (completion,) = generate(model, enc, enc.decode([0]), length=7, temperature=0)
+    assert completion.ids == [65, 66, 67]
+    assert (completion.text, completion.finish_reason) == (enc.decode([65, 66, 67]), "stop")
+
+
+def test_generate_says_what_is_wrong(model, enc, tmp_path):
+    with pytest.raises(ValueError, match="the prompt is empty; leave it out"):
+        generate(model, enc, ["e", ""])
+    with pytest.raises(ValueError, match="the prompt has 100,000 tokens, but the model reads at most 32; shorten it"):
+        generate(model, enc, "x" * 100_000)
+    for name in ("num_samples", "batch_size"):
+        with pytest.raises(ValueError, match=f"{name} is 0, but must be a whole number, at least 1"):
+            generate(model, enc, "e", **{name: 0})
+    with pytest.raises(ValueError, match="the vocabulary has 260 tokens, but the model 261"):
+        generate(GPT2(HParams(n_vocab=261, n_ctx=8, n_embd=4, n_head=1, n_layer=1)), enc, "e")
+
+
+def test_text_of_another_vocabulary_stays_whole(model, enc):
+    assert isinstance(enc, Encoder)
+    (completion,) = generate(model, enc, "größer 😀", length=3, temperature=0)
+    assert completion.prompt + completion.text == "größer 😀" + enc.decode(completion.ids)
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 0}, {}, {"top_k": 9, "repetition_penalty": 1.5, "min_length": 3}])
+def test_a_row_is_as_if_it_were_alone(model, enc, setting):
+    together = generate(model, enc, PROMPTS, length=15, seed=5, **setting)
+    assert len({len(enc.encode(prompt)) for prompt in PROMPTS}) > 3
+    for number, prompt in enumerate(PROMPTS):
+        # The number is what the seed goes by, so the prompts before it are there, but in batches of one.
+        alone = generate(model, enc, [*PROMPTS[:number], prompt], length=15, seed=5, batch_size=1, **setting)[-1]
+        assert alone[:4] == together[number][:4]
+        np.testing.assert_allclose(alone.logprobs, together[number].logprobs, rtol=0, atol=1e-5)
+
+
+def test_logprobs_are_the_references_before_any_filter(model, enc):
+    (completion,) = generate(model, enc, "them", length=9, seed=1, temperature=0.7, top_k=5, stop=())
+    context = enc.encode("them")
+    logits, _ = reference.forward(weights(model), model.hparams.n_head, context + completion.ids)
+    expected = np.log(reference.softmax(logits))[range(len(context) - 1, len(context) + 8), completion.ids]
+    np.testing.assert_allclose(completion.logprobs, expected, rtol=0, atol=1e-5)
+
+
+def stops_at(model, enc, stop, **settings):
+    """The completions with and without the stop, whose texts then begin alike."""
+    whole = generate(model, enc, PROMPTS, length=18, seed=2, stop=(), **settings)
+    return zip(whole, generate(model, enc, PROMPTS, length=18, seed=2, stop=stop, **settings), strict=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize("first, last", [(0, 1), (3, 6), (7, 8), (17, 18), (16, 18)])
+def test_strings_stop_the_text_also_across_tokens(model, enc, first, last, batch_size):
+    whole = generate(model, enc, PROMPTS, length=18, seed=2, stop=(), batch_size=batch_size)
+    for number, completion in enumerate(whole):
+        stop = enc.decode_bytes(completion.ids[first:last])[-3:].decode(errors="ignore")
+        data = enc.decode_bytes(completion.ids)
+        if not stop or stop.encode() not in data:  # not whole characters
+            continue
+        stopped = generate(model, enc, PROMPTS, length=18, seed=2, stop=stop, batch_size=batch_size)[number]
+        assert stopped.finish_reason == "stop"
+        assert stopped.text == data[: data.index(stop.encode())].decode(errors="replace")
+        assert stopped.ids == completion.ids[: len(stopped.ids)]
+        covered = enc.decode_bytes(stopped.ids)
+        assert len(enc.decode_bytes(stopped.ids[:-1])) <= data.index(stop.encode()) <= len(covered)
+        assert stopped.logprobs == pytest.approx(completion.logprobs[: len(stopped.ids)], abs=1e-5)
+
+
+def test_ids_stop_the_text(model, enc):
+    for whole, stopped in stops_at(model, enc, [int(i) for i in range(0, 260, 9)]):
+        end = next((i for i, token in enumerate(whole.ids) if token % 9 == 0), None)
+        assert stopped.ids == whole.ids[:end]
+        assert stopped.finish_reason == ("length" if end is None else "stop")
+        assert stopped.text == enc.decode(whole.ids[:end])
+
+
+def test_the_loop_ends_as_soon_as_every_row_has(model, enc, monkeypatch):
+    segments = []
+    extend = text.extend
+    monkeypatch.setattr(text, "extend", lambda *args: (segments.append(pieces) or pieces for pieces in extend(*args)))
+    generate(model, enc, PROMPTS, length=20, temperature=0, stop=range(260))
+    assert [len(pieces) for pieces in segments] == [5]
+    assert all(len(piece.ids) == 1 for piece in segments[0])
+
+
+def test_until_the_least_length_no_stop_is_chosen(model, enc):
+    stop = list(range(200))
+    for completion in generate(model, enc, PROMPTS, length=12, seed=3, stop=stop, min_length=6):
+        assert all(token >= 200 for token in completion.ids) and len(completion.ids) >= 6
+    assert any(len(c.ids) < 6 for c in generate(model, enc, PROMPTS, length=12, seed=3, stop=stop))
+
+
+def test_a_window_slides_to_the_newer_half(model, enc):
+    """Each row as the reference says: read anew from the newer half each time that the window is full."""
+    prompts = ["them", "th" * 20, "e" * 31]
+    completions = generate(model, enc, prompts, length=70, temperature=0, window=True, stop=())
+    n_ctx = model.hparams.n_ctx
+    for prompt, completion in zip(prompts, completions, strict=True):
+        seen, expected = enc.encode(prompt)[-n_ctx:], []
+        if len(enc.encode(prompt)) > n_ctx:
+            seen = enc.encode(prompt)[-(n_ctx // 2) :]
+        while len(expected) < 70:
+            if len(seen) > n_ctx:
+                seen = seen[-(n_ctx // 2) :]
+            seen = reference.greedy(weights(model), model.hparams.n_head, seen, 1)
+            expected.append(seen[-1])
+        assert completion.ids == expected
+        assert len(completion.logprobs) == 70
+
+
+def test_the_number_of_steps_between_looks_changes_nothing(model, enc):
+    whole = generate(model, enc, "them", length=80, seed=1, window=True)[0]
+    assert "".join(stream(model, enc, "them", length=80, seed=1, window=True)) == whole.text
+
+
+@settings(deadline=None, max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**31), stop=st.lists(st.text(min_size=1, max_size=2), max_size=3))
+def test_streamed_pieces_are_the_text_in_whole_characters(model, enc, seed, stop):
+    (completion,) = generate(model, enc, "them", length=25, seed=seed, stop=stop)
+    pieces = list(stream(model, enc, "them", length=25, seed=seed, stop=stop))
+    assert "".join(pieces) == completion.text
+    assert all(pieces)
+
+
+def test_a_character_of_several_tokens_comes_whole(model, enc):
+    sample = _Sample(enc, None, set(), [b"!!"])
+    pieces = []
+    *tokens, last = enc.encode("a🎈é! !!")
+    for token, reason in [*((token, None) for token in tokens), (last, "stop")]:
+        sample.add(Piece(0, [token], [0.0], reason))
+        pieces.append(sample.news())
+    assert [piece for piece in pieces if piece] == ["a", "🎈", "é", "! "]
+
+
+def test_stream_says_what_is_wrong_at_once(model, enc):
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        stream(model, enc, "")
+    with pytest.raises(ValueError, match="top_p is 0"):
+        stream(model, enc, "e", top_p=0)
+
+
+def test_one_trace_serves_all_texts(model, enc, monkeypatch):
+    generate(model, enc, "e", length=2)
+
+    def traced(*args, **kwargs):
+        raise AssertionError("the model was traced again")
+
+    monkeypatch.setattr(GPT2, "hidden", traced)
+    for setting in ({"top_k": 4}, {"stop": "the"}, {"logit_bias": {3: 1.0}}, {"window": True, "length": 50}):
+        generate(model, enc, PROMPTS, **setting)
+    with pytest.raises(AssertionError, match="traced again"):
+        generate(model, enc, "e", filters=[lambda logits: logits])
+
+
+def test_scores_are_the_references(model, enc):
+    texts, contexts = ["them", "e then", "🎈"], ["the", "x" * 20, "th"]
+    for context, scores in ((None, score(model, enc, texts)), (contexts, score(model, enc, texts, contexts))):
+        for number, words in enumerate(texts):
+            before = enc.encode(context[number]) if context else [enc.end_of_text]
+            after = enc.encode(words)
+            logits, _ = reference.forward(weights(model), model.hparams.n_head, before + after)
+            expected = np.log(reference.softmax(logits))[range(len(before) - 1, len(before + after) - 1), after]
+            np.testing.assert_allclose(scores[number], expected, rtol=0, atol=1e-5)
+    assert score(model, enc, "e") == score(model, enc, ["e"])
+    assert len(score(model, enc, "x" * 32)[0]) == 32
+    for batch_size in (1, 2):
+        np.testing.assert_allclose(
+            score(model, enc, ["e", "x"], batch_size=batch_size), score(model, enc, ["e", "x"]), atol=1e-5
+        )
+
+
+def test_score_says_what_is_wrong(model, enc):
+    with pytest.raises(ValueError, match="have 34 tokens, but the model reads at most 32"):
+        score(model, enc, ["e", "x" * 33])
+    with pytest.raises(ValueError, match="there are 2 texts, but 1 contexts"):
+        score(model, enc, ["e", "x"], ["e"])
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        score(model, enc, "e", [""])
