@@ -38,7 +38,7 @@ class Choice(NamedTuple):
         """Chooses by inversion: the token where the cumulative probability passes `noise`.
 
         Args:
-            logits: [batch, n_vocab].
+            logits: float32 [batch, n_vocab].
             noise: float64 [batch], uniform in [0, 1).
             more: filters of the caller's own, which act before the temperature.
 
@@ -46,7 +46,7 @@ class Choice(NamedTuple):
             int32 [batch].
         """
 
-        x = tf.cast(logits, tf.float32) + self.logit_bias
+        x = logits + self.logit_bias
         x = _if(
             self.repetition_penalty != 1,
             lambda x: filters.repetition_penalty(x, self.repetition_penalty, text.tokens, text.start),

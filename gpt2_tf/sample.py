@@ -83,6 +83,7 @@ def compiled(model: GPT2, filters: Sequence[Filter] = ()) -> tuple[Callable, Cal
     def decode(state, choice, noise, limit):
         def step(i, state):
             logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.start)
+            logits = tf.cast(logits, tf.float32)
             text = Text(state.tokens, state.start, state.stop, state.count)
             token = choice.token(logits, text, noise[:, i], filters)
             going = state.going(limit)
