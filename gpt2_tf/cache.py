@@ -19,6 +19,17 @@ def append(past: KeyValue | None, k: tf.Tensor, v: tf.Tensor) -> KeyValue:
     return tf.concat([past[0], k], axis=2), tf.concat([past[1], v], axis=2)
 
 
+def empty(hparams: HParams, batch: int, dtype: str) -> Cache:
+    """Before anything is read."""
+    key = tf.zeros([batch, hparams.n_head, 0, hparams.head_dim], dtype)
+    return tuple((key, key) for _ in range(hparams.n_layer))
+
+
+def first(cache: Cache, seq: tf.Tensor | int) -> Cache:
+    """The cache of the first `seq` tokens alone."""
+    return tuple((k[:, :, :seq], v[:, :, :seq]) for k, v in cache)
+
+
 def last(cache: Cache, seq: tf.Tensor | int) -> Cache:
     """The part of the cache that the last `seq` tokens gave."""
     return tuple((k[:, :, -seq:], v[:, :, -seq:]) for k, v in cache)

@@ -65,6 +65,10 @@ class Choice(NamedTuple):
             self.temperature > 0, lambda: self._draw(x, noise), lambda: tf.argmax(x, axis=-1, output_type=tf.int32)
         )
 
+    def next_stop(self, stop: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
+        """int32 [batch]: the rows' states in `stops` after one more token each."""
+        return tf.gather_nd(self.stops, tf.stack([tf.maximum(stop, 0), token], axis=1))
+
     def _stopping(self, stop: tf.Tensor) -> tf.Tensor:
         """Booleans [batch, n_vocab]: the tokens that would end each row's text."""
         return tf.gather(self.stops, tf.maximum(stop, 0)) == STOPPED

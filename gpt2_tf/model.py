@@ -5,6 +5,7 @@ The layers and weights carry OpenAI's names, and nested `build` scopes make Kera
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from math import pi, sqrt
 from pathlib import Path
@@ -237,6 +238,18 @@ class GPT2(keras.Model):
     def logits(self, h: tf.Tensor) -> tf.Tensor:
         """[batch, seq, n_embd] -> [batch, seq, n_vocab]; the head is `wte` again."""
         return tf.cast(tf.matmul(h, self._wte(), transpose_b=True), self.variable_dtype)
+
+    def traced(self, build: Callable, *arguments) -> Callable:
+        """The one trace of the `tf.function` that `build(self, *arguments)` makes; it is kept as long as the model.
+
+        The trace alone: TensorFlow would take the functions of several models for one that is traced anew each time,
+        and warn.
+        """
+        traces = self.__dict__.setdefault("_traces", {})  # past Keras's tracking of attributes, which is for weights
+        key = (build, *arguments)
+        if key not in traces:
+            traces[key] = build(self, *arguments).get_concrete_function()
+        return traces[key]
 
     def _wte(self) -> tf.Tensor:
         # Its value, since a gather from the variable itself makes every other read of it a copy; and cast by hand,

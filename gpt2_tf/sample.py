@@ -16,9 +16,11 @@ from gpt2_tf.stops import STOPPED
 STEPS = 8  # tokens from one look at the loop to the next: a Ctrl-C waits for no more
 
 
-def prefill(model: GPT2, tokens: tf.Tensor, start: tf.Tensor | None = None) -> cache.Cache:
+def prefill(
+    model: GPT2, tokens: tf.Tensor, past: cache.Cache | None = None, start: tf.Tensor | None = None
+) -> cache.Cache:
     """Reads the tokens, int [batch, seq], but for the last, with which `decode_one_token` begins; gives the cache."""
-    return model.hidden(tokens[:, :-1], start=start)[1]
+    return model.hidden(tokens[:, :-1], past, start)[1]
 
 
 def decode_one_token(
@@ -48,8 +50,8 @@ class State(NamedTuple):
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), self)
 
 
-def _specs(model: GPT2) -> tuple[State, Choice]:
-    """What the compiled loop takes, whatever the batch, the lengths and the settings."""
+def _specs(model: GPT2) -> tuple[State, Choice, tf.TensorSpec]:
+    """The state, the choice and the noise, of any batch, lengths and settings, so that each function has one trace."""
     integer, number = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.float32)
     rows = tf.TensorSpec([None], tf.int32)
     past = tf.nest.map_structure(lambda shape: tf.TensorSpec(shape, model.compute_dtype), cache.shape(model.hparams))
@@ -57,29 +59,31 @@ def _specs(model: GPT2) -> tuple[State, Choice]:
     state = State(tf.TensorSpec([None, None], tf.int32), rows, past, rows, rows, logprobs)
     stops = tf.TensorSpec([None, model.hparams.n_vocab], tf.int32)
     bias = tf.TensorSpec([None], tf.float32)
-    return state, Choice(bias, number, integer, stops, integer, number, integer, number, number)
+    choice = Choice(bias, number, integer, stops, integer, number, integer, number, number)
+    return state, choice, tf.TensorSpec([None, None], tf.float64)
 
 
-def compiled(model: GPT2, filters: Sequence[Filter] = ()) -> tuple[Callable, Callable]:
-    """`prefill` and the loop, traced once for all lengths, batches and settings; they live as long as the model.
+def reader(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
+    """`prefill` compiled, `read(tokens, past, start) -> Cache`, for `GPT2.traced`."""
+    state, _, _ = _specs(model)
 
-    - `read(tokens, start) -> Cache`: `prefill`.
-    - `decode(state, choice, noise, limit) -> State`: as many tokens more as `noise`, float64 [batch, new], has columns;
-      fewer where every row stops, or has `limit`, int32 [batch], new tokens.
+    @tf.function(autograph=False, input_signature=[state.tokens, state.past, state.start])
+    def read(tokens, past, start):
+        return prefill(model, tokens, past, start)
+
+    return read
+
+
+def decoder(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.PolymorphicFunction:
+    """The loop, `decode(state, choice, noise, limit) -> State`, for `GPT2.traced`.
+
+    It writes as many tokens as `noise`, float64 [batch, new], has columns; fewer where every row has stopped or has
+    `limit`, int32 [batch], new tokens.
     """
-    traced = model.__dict__.setdefault("_sampling", {})  # past Keras's tracking of attributes, which is for weights
-    if (found := traced.get(tuple(filters))) is not None:
-        return found
-    state, choices = _specs(model)
+    state, choice, noise = _specs(model)
     shapes = tf.nest.map_structure(lambda spec: spec.shape, state)
 
-    @tf.function(autograph=False, input_signature=[state.tokens, state.start])
-    def read(tokens, start):
-        return prefill(model, tokens, start)
-
-    @tf.function(
-        autograph=False, input_signature=[state, choices, tf.TensorSpec([None, None], tf.float64), state.count]
-    )
+    @tf.function(autograph=False, input_signature=[state, choice, noise, state.count])
     def decode(state, choice, noise, limit):
         def step(i, state):
             logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.start)
@@ -88,12 +92,11 @@ def compiled(model: GPT2, filters: Sequence[Filter] = ()) -> tuple[Callable, Cal
             token = choice.token(logits, text, noise[:, i], filters)
             going = state.going(limit)
             logprob = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
-            stop = tf.gather_nd(choice.stops, tf.stack([tf.maximum(state.stop, 0), token], axis=1))
             return i + 1, State(
                 tf.concat([state.tokens, token[:, None]], axis=1),
                 state.start,
                 past,
-                tf.where(going, stop, state.stop),
+                tf.where(going, choice.next_stop(state.stop, token), state.stop),
                 state.count + tf.cast(going, tf.int32),
                 tf.concat([state.logprobs, logprob[:, None]], axis=1),
             )
@@ -106,10 +109,45 @@ def compiled(model: GPT2, filters: Sequence[Filter] = ()) -> tuple[Callable, Cal
             shape_invariants=(tf.TensorShape([]), shapes),
         )[1]
 
-    # The one trace alone: TensorFlow would take the functions of several models for one that is traced anew each time,
-    # and warn.
-    traced[tuple(filters)] = found = read.get_concrete_function(), decode.get_concrete_function()
-    return found
+    return decode
+
+
+def checker(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.PolymorphicFunction:
+    """One step with guesses, `check(state, guesses, choice, noise) -> State`, for `GPT2.traced`; a batch of one row.
+
+    The guesses, int32 [n], are read at once, and the state goes on by each that `decode` would have written, and by one
+    token more. `noise` is float64 [1, n + 1].
+    """
+    state, choice, noise = _specs(model)
+
+    @tf.function(autograph=False, input_signature=[state, tf.TensorSpec([None], tf.int32), choice, noise])
+    def check(state, guesses, choice, noise):
+        n, seq = tf.size(guesses), tf.shape(state.tokens)[1]
+        h, past = model.hidden(tf.concat([state.tokens[:, -1:], guesses[None]], axis=1), state.past, state.start)
+        logits = tf.cast(model.logits(h)[0], tf.float32)  # [n + 1, n_vocab]
+        # A row for each place, with the guesses before it: its text is filled up on the left as in any batch.
+        short = n - tf.range(n + 1)  # [n + 1]
+        text = tf.concat([state.tokens[0], guesses], axis=0)
+        rows = tf.gather(text, tf.maximum(tf.range(seq + n) - short[:, None], 0))
+        stops = tf.scan(lambda stop, token: choice.next_stop(stop, token[None]), guesses, state.stop)
+        stops = tf.concat([state.stop, stops[:, 0]], axis=0)
+        count = state.count + tf.range(n + 1)
+        token = choice.token(logits, Text(rows, state.start + short, stops, count), noise[0], filters)
+        # Kept up to the first guess that fails, or the end of the text.
+        stop = choice.next_stop(stops, token)
+        fails = tf.concat([token[:-1] != guesses, [True]], axis=0) | (stop == STOPPED)
+        new = tf.argmax(fails, output_type=tf.int32) + 1
+        logprobs = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
+        return State(
+            tf.concat([state.tokens, token[None, :new]], axis=1),
+            state.start,
+            cache.first(past, seq - 1 + new),
+            stop[new - 1 : new],
+            state.count + new,
+            logprobs[None, :new],
+        )
+
+    return check
 
 
 class Piece(NamedTuple):
@@ -121,6 +159,9 @@ class Piece(NamedTuple):
     finish_reason: str | None  # "stop", "length", or None: more comes
 
 
+Guess = Callable[[Sequence[int], int, int], list[int]]
+
+
 def extend(
     model: GPT2,
     contexts: Sequence[Sequence[int]],
@@ -129,6 +170,7 @@ def extend(
     noise: np.ndarray,
     filters: Sequence[Filter] = (),
     steps: int = STEPS,
+    guess: Guess | None = None,
 ) -> Iterator[list[Piece]]:
     """Writes on from each context, in one batch, until each row has stopped or has its limit; a list each `steps`.
 
@@ -139,8 +181,10 @@ def extend(
         contexts: ids in range, at least one in each.
         limits: new tokens at most, for each row; at least one.
         noise: float64 [batch, the largest limit].
+        guess: for a batch of one row; called with the text in the window, how many tokens are new, and how many more
+            there may be, it gives tokens that may come next. They change nothing but the time that it takes.
     """
-    read, decode = compiled(model, filters)
+    filters = tuple(filters)
     n_ctx = model.hparams.n_ctx
     texts = [list(context) for context in contexts]  # what is in the window
     limits = np.asarray(limits, np.int32)
@@ -153,23 +197,29 @@ def extend(
                 if len(texts[row]) > n_ctx:
                     texts[row] = texts[row][-(n_ctx // 2) :]
             tokens, start = pad([texts[row] for row in rows])
-            none = tf.zeros([len(rows), 0])
-            state = State(tokens, start, read(tokens, start), tf.constant(stop), tf.constant(count), none)
+            past = model.traced(reader)(tokens, cache.empty(model.hparams, len(rows), model.compute_dtype), start)
+            state = State(tokens, start, past, tf.constant(stop), tf.constant(count), tf.zeros([len(rows), 0]))
         seq = state.tokens.shape[1]
         # The last new token is not read, so one more than n_ctx fits.
-        new = noise[rows, done : done + min(steps, n_ctx + 1 - seq)]
-        state = decode(state, choice, tf.constant(new), tf.constant(limits[rows]))
+        room = min(n_ctx + 1 - seq, limits[rows].max() - done)
+        if guess is None:
+            new = tf.constant(noise[rows, done : done + min(steps, room)])
+            state = model.traced(decoder, filters)(state, choice, new, tf.constant(limits[rows]))
+        else:
+            guesses = guess(texts[0], done, room - 1)
+            new = tf.constant(noise[:, done : done + len(guesses) + 1])
+            state = model.traced(checker, filters)(state, tf.constant(guesses, tf.int32), choice, new)
+        done += state.tokens.shape[1] - seq
         tokens, logprobs = state.tokens[:, seq:].numpy().tolist(), state.logprobs.numpy().tolist()
         before, stop, count = count, state.stop.numpy(), state.count.numpy()
-        stopped, going = stop == STOPPED, state.going(limits[rows]).numpy()
+        going = state.going(limits[rows]).numpy()
         pieces = []
         for i, row in enumerate(rows.tolist()):
             n = count[i] - before[i]
             texts[row] += tokens[i][:n]
-            reason = None if going[i] else "stop" if stopped[i] else "length"
+            reason = None if going[i] else "stop" if stop[i] == STOPPED else "length"
             pieces.append(Piece(row, tokens[i][:n], logprobs[i][:n], reason))
         yield pieces
-        done += new.shape[1]
         if not going.all():
             rows, stop, count = rows[going], stop[going], count[going]
             state = state.take(np.flatnonzero(going))

@@ -1,7 +1,7 @@
 """Text in, text out: `generate`, `stream` and `score`."""
 
 import codecs
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -9,6 +9,7 @@ import tensorflow as tf
 from encoder import Encoder
 from gpt2_tf import stops
 from gpt2_tf.choice import Filter, choice
+from gpt2_tf.guess import Draft, look_up
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import GPT2
 from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, pad, uniform
@@ -16,6 +17,7 @@ from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, pad, u
 BATCH_SIZE = 16
 LENGTH = 100
 STOP = ("<|endoftext|>",)
+LOOKUP = "lookup"
 
 
 class Completion(NamedTuple):
@@ -53,6 +55,7 @@ def generate(
     seed: int | None = None,
     window: bool = False,
     batch_size: int | None = None,
+    draft: GPT2 | str | None = None,
 ) -> list[Completion]:
     """`num_samples` for each prompt, in order.
 
@@ -75,6 +78,9 @@ def generate(
         seed: the same gives the same texts; a sample depends on it and on the sample's number, whatever its neighbours.
         window: where the model's window is full, go on from the newer half of it, so that any length can be asked for.
         batch_size: samples computed at a time, those of like length together; None takes up to 16.
+        draft: a smaller model of the same vocabulary, which guesses several tokens for this one to check at once; or
+            "lookup", which guesses what followed the last tokens when they came before. Texts stay as they are, but
+            where rounding decides between two tokens; samples are computed one at a time.
 
     Raises:
         ValueError: an argument out of its range, an empty prompt, or more tokens than the model's window has.
@@ -91,6 +97,7 @@ def generate(
         seed=seed,
         window=window,
         batch_size=batch_size,
+        draft=draft,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -169,6 +176,7 @@ def _samples(
     seed: int | None = None,
     window: bool = False,
     batch_size: int | None = None,
+    draft: GPT2 | str | None = None,
     steps: int = STEPS,
     **settings,
 ) -> tuple[list[_Sample], Iterator[Piece]]:
@@ -184,7 +192,11 @@ def _samples(
     settings = choice(enc.n_vocab, stops=stops.table(enc.tokens, ids, strings), **settings)
     seed = draw_seed(seed)
     by_length = sorted(range(len(contexts)), key=lambda number: len(contexts[number]))
-    batch_size = batch_size or BATCH_SIZE
+    _check_draft(draft, enc)
+    batch_size = batch_size or BATCH_SIZE if draft is None else 1
+
+    def guess(noise):
+        return look_up if draft == LOOKUP else draft and Draft(draft, settings, noise, filters)
 
     def pieces():
         for first in range(0, len(contexts), batch_size):
@@ -192,11 +204,18 @@ def _samples(
             batch_limits = [limits[number] for number in numbers]
             noise = uniform(seed, numbers, max(batch_limits))
             rows = [contexts[number] for number in numbers]
-            for batch in extend(model, rows, settings, batch_limits, noise, filters, steps):
+            for batch in extend(model, rows, settings, batch_limits, noise, filters, steps, guess(noise)):
                 for piece in batch:
                     yield piece._replace(row=numbers[piece.row])
 
     return [_Sample(enc, prompt, ids, strings) for prompt in prompts for _ in range(num_samples)], pieces()
+
+
+def _check_draft(draft: GPT2 | str | None, enc: Encoder) -> None:
+    if isinstance(draft, str) and draft != LOOKUP:
+        raise ValueError(f"draft is {draft!r}, but must be a model, {LOOKUP!r}, or None")
+    if isinstance(draft, GPT2) and draft.hparams.n_vocab != enc.n_vocab:
+        raise ValueError(f"the draft model has {draft.hparams.n_vocab} tokens, but the vocabulary {enc.n_vocab}")
 
 
 def _context(enc: Encoder, prompt: str | None) -> list[int]:
@@ -248,15 +267,13 @@ def score(
     for first in range(0, len(rows), batch_size):
         numbers = by_length[first : first + batch_size]
         tokens, start = pad([rows[number] for number in numbers])
-        for number, logprobs in zip(numbers, _scorer(model)(tokens, start).numpy(), strict=True):
+        for number, logprobs in zip(numbers, model.traced(_scorer)(tokens, start).numpy(), strict=True):
             scores[number] = logprobs[len(logprobs) - len(targets[number]) :].tolist()
     return scores
 
 
-def _scorer(model: GPT2) -> Callable:
-    """int32 tokens [batch, seq], start [batch] -> each token's log-probability but the first's, [batch, seq - 1]."""
-    if (found := model.__dict__.get("_scorer")) is not None:
-        return found
+def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
+    """tokens, int32 [batch, seq], start -> the log-probability of each token but the first, [batch, seq - 1]."""
 
     @tf.function(
         autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
@@ -266,9 +283,8 @@ def _scorer(model: GPT2) -> Callable:
 
         def row(arguments):  # one at a time: the logits of a long text take 200 MB
             h, targets = arguments
-            return tf.gather(tf.nn.log_softmax(model.logits(h)), targets, batch_dims=1)
+            return tf.gather(tf.nn.log_softmax(tf.cast(model.logits(h), tf.float32)), targets, batch_dims=1)
 
         return tf.map_fn(row, (h, tokens[:, 1:]), fn_output_signature=tf.float32)
 
-    model.__dict__["_scorer"] = found = logprobs.get_concrete_function()
-    return found
+    return logprobs

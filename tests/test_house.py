@@ -24,11 +24,12 @@ FLOORS = {
     "gpt2_tf.choice": 2,
     "gpt2_tf.model": 2,
     "gpt2_tf.sample": 3,
+    "gpt2_tf.guess": 4,
     "gpt2_tf.folder": 4,
-    "gpt2_tf.text": 4,
-    "gpt2_tf": 5,
-    "gpt2_tf.cli": 6,
-    "gpt2_tf.__main__": 7,
+    "gpt2_tf.text": 5,
+    "gpt2_tf": 6,
+    "gpt2_tf.cli": 7,
+    "gpt2_tf.__main__": 8,
 }
 FILES = [ROOT / "download_model.py", *sorted(ROOT.glob("encoder/**/*.py")), *sorted(ROOT.glob("gpt2_tf/**/*.py"))]
 

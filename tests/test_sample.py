@@ -51,7 +51,7 @@ def test_rows_of_different_lengths_are_as_if_alone(model):
     tokens, start = pad(rows)
     assert tokens.shape == [4, 9] and start.numpy().tolist() == [8, 0, 5, 0]
     noise = tf.where(tf.range(9) < start[:, None], rng.integers(0, HPARAMS.n_vocab, [4, 9]), tokens)
-    past = prefill(model, noise, start)
+    past = prefill(model, noise, start=start)
     new = rng.integers(0, HPARAMS.n_vocab, [4, 5])
     read = tokens[:, -1]
     for i in range(5):
