@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from gpt2_tf import logits as filters
+from gpt2_tf.hparams import is_whole
 from gpt2_tf.stops import STOPPED
 
 Filter = Callable[[tf.Tensor], tf.Tensor]
@@ -104,7 +105,7 @@ def choice(
     """The Choice of these settings, each as `generate` says. Raises ValueError where a value has no meaning."""
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}, but must be at least 0 (0 takes the likeliest token)")
-    if top_k not in range(n_vocab + 1):  # 2.5 isn't
+    if not is_whole(top_k, 0, n_vocab):
         raise ValueError(f"top_k is {top_k}, but must be 0 (off) to {n_vocab}, the size of the vocabulary")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, but must be above 0 and at most 1 (off)")
@@ -113,11 +114,11 @@ def choice(
     if not 0 < repetition_penalty < float("inf"):
         raise ValueError(f"repetition_penalty is {repetition_penalty}, but must be above 0 (1 is off)")
     for name, value in (("no_repeat_ngram", no_repeat_ngram), ("min_length", min_length)):
-        if value not in range(2**31):
+        if not is_whole(value, 0, 2**31 - 1):
             raise ValueError(f"{name} is {value}, but must be a whole number, 0 (off) or more")
     bias = np.zeros(n_vocab if logit_bias else 1, np.float32)
     for token, value in (logit_bias or {}).items():
-        if token not in range(n_vocab) or not value < float("inf"):
+        if not is_whole(token, 0, n_vocab - 1) or not value < float("inf"):
             raise ValueError(
                 f"logit_bias has {value} for {token!r}, but must have ids from 0 to {n_vocab - 1}, and numbers "
                 "(-inf for never)"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from numbers import Integral, Real
 from pathlib import Path
 
 # n_embd, n_head, n_layer; every size shares n_vocab 50257 and n_ctx 1024.
@@ -14,6 +15,11 @@ SIZES = {
 }
 # The names of OpenAI's first announcements, whose counts were off.
 OLDER_NAMES = {"117M": "124M", "345M": "355M", "762M": "774M", "1542M": "1558M"}
+
+
+def is_whole(value: object, least: Real, most: Real) -> bool:
+    """Whether it is a whole number from `least` to `most`, NumPy's too; `in range()` would try them all for 2.5."""
+    return isinstance(value, Integral) and least <= value <= most
 
 
 def canonical_size(name: str) -> str:

@@ -168,6 +168,8 @@ class GPT2(keras.Model):
 
     def __init__(self, hparams: HParams, *, w_init_stdev: float = 0.02, name: str = "model", **kwargs):
         super().__init__(name=name, **kwargs)
+        if not isinstance(hparams, HParams):
+            raise TypeError(f"GPT2 takes HParams, not {hparams!r}; gpt2_tf.load takes a model's name or folder")
         self.hparams = hparams
         self.w_init_stdev = w_init_stdev
         self.dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from gpt2_tf import cache
 from gpt2_tf.choice import Choice, Filter, Text, choice
-from gpt2_tf.hparams import HParams
+from gpt2_tf.hparams import HParams, is_whole
 from gpt2_tf.model import GPT2
 from gpt2_tf.stops import STOPPED
 
@@ -275,6 +275,8 @@ def sample_sequence(
     """
     if (context is None) == (start_token is None):
         raise ValueError("give either a context or a start_token, not both and not neither")
+    if batch_size is not None and not is_whole(batch_size, 1, 2**31 - 1):
+        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1")
     context = np.asarray([start_token] if context is None else context)
     if context.ndim == 1:
         context = np.tile(context, [1 if batch_size is None else batch_size, 1])
@@ -308,9 +310,9 @@ def check_length(hparams: HParams, seq: int, length: int) -> None:
     room = hparams.n_ctx + 1 - seq  # the last new token is not read, so one more than n_ctx fits
     if room < 1:
         raise ValueError(f"the prompt has {seq:,} tokens, but the model reads at most {hparams.n_ctx:,}; shorten it")
-    if length not in range(1, room + 1):
+    if not is_whole(length, 1, room):
         raise ValueError(
-            f"length is {length:,}, but must be 1 to {room:,}: the model's window is {hparams.n_ctx:,} tokens, "
+            f"length is {length!r}, but must be 1 to {room:,}: the model's window is {hparams.n_ctx:,} tokens, "
             f"and the prompt has {seq:,}"
         )
 
@@ -319,6 +321,6 @@ def draw_seed(seed: int | None) -> int:
     """The seed, or one from Python's `random` where it is None. ValueError for what isn't a whole 64-bit number."""
     if seed is None:
         return random.getrandbits(31)
-    if int(seed) != seed or not -(2**63) <= seed < 2**63:
-        raise ValueError(f"seed is {seed}, but must be a whole number of 64 bits")
+    if not is_whole(seed, -(2**63), 2**63 - 1):
+        raise ValueError(f"seed is {seed!r}, but must be a whole number of 64 bits")
     return int(seed)

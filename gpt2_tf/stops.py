@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from encoder.bpe import Encoder
+from gpt2_tf.hparams import is_whole
 
 STOPPED = -1
 MAX_BYTES = 256  # of all stop strings: the table has a row of n_vocab numbers for each
@@ -29,7 +30,7 @@ def parse(enc: Encoder, stop: str | int | Collection[str | int]) -> tuple[set[in
                 ids.add(enc.special_tokens[item])
             else:
                 strings.add(item.encode())
-        elif item in range(enc.n_vocab):
+        elif is_whole(item, 0, enc.n_vocab - 1):
             ids.add(int(item))
         else:
             raise ValueError(f"stop is {item!r}, but must be strings, or ids from 0 to {enc.n_vocab - 1}")

@@ -10,7 +10,7 @@ from encoder import Encoder
 from gpt2_tf import stops
 from gpt2_tf.choice import Filter, choice
 from gpt2_tf.guess import Draft, look_up
-from gpt2_tf.hparams import HParams
+from gpt2_tf.hparams import HParams, is_whole
 from gpt2_tf.model import GPT2
 from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, pad, uniform
 
@@ -182,8 +182,8 @@ def _samples(
 ) -> tuple[list[_Sample], Iterator[Piece]]:
     """The samples, all empty, and what comes to each, by its number; whatever is wrong is raised before."""
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
-        if value is not None and value not in range(1, 2**31):
-            raise ValueError(f"{name} is {value}, but must be a whole number, at least 1")
+        if value is not None and not is_whole(value, 1, 2**31 - 1):
+            raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1")
     if enc.n_vocab != model.hparams.n_vocab:
         raise ValueError(f"the vocabulary has {enc.n_vocab} tokens, but the model {model.hparams.n_vocab}")
     contexts = [_context(enc, prompt) for prompt in prompts for _ in range(num_samples)]
@@ -219,6 +219,8 @@ def _check_draft(draft: GPT2 | str | None, enc: Encoder) -> None:
 
 
 def _context(enc: Encoder, prompt: str | None) -> list[int]:
+    if not isinstance(prompt, str | None):
+        raise TypeError(f"a prompt is {prompt!r:.60}, but must be a str, or None to start from <|endoftext|>")
     if prompt == "":
         raise ValueError("the prompt is empty; leave it out to start from <|endoftext|>")
     return [enc.end_of_text] if prompt is None else enc.encode(prompt)
@@ -228,8 +230,8 @@ def _limit(hparams: HParams, seq: int, length: int | None, window: bool) -> int:
     """New tokens at most, after a context of `seq`."""
     if window:
         length = LENGTH if length is None else length
-        if length not in range(1, 2**31):
-            raise ValueError(f"length is {length}, but must be a whole number, at least 1")
+        if not is_whole(length, 1, 2**31 - 1):
+            raise ValueError(f"length is {length!r}, but must be a whole number, at least 1")
     elif length is None:
         length = max(1, min(LENGTH, hparams.n_ctx + 1 - seq))
     if not window:

@@ -229,3 +229,8 @@ def test_too_long_a_sequence_is_an_error_in_a_graph_too(model):
 def test_what_are_no_tokens(model, tokens):
     with pytest.raises(ValueError, match=r"must be integers \[batch, seq\]"):
         model.forward(tokens)
+
+
+def test_a_model_is_made_of_hparams():
+    with pytest.raises(TypeError, match=r"GPT2 takes HParams, not '124M'; gpt2_tf\.load takes"):
+        GPT2("124M")

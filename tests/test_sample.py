@@ -165,6 +165,9 @@ def test_a_model_is_freed_with_its_loop(model):
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"seed": 2**63}, "seed is 9223372036854775808, but must be a whole number of 64 bits"),
         ({"seed": 0.5}, "seed is 0.5"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"length": None}, "length is None, but must be 1 to 30"),
+        ({"batch_size": 0}, "batch_size is 0, but must be a whole number, at least 1"),
     ],
 )
 def test_wrong_arguments_say_what_fits(model, arguments, message):

@@ -83,6 +83,10 @@ def test_generate_says_what_is_wrong(model, enc, tmp_path):
     for name in ("num_samples", "batch_size"):
         with pytest.raises(ValueError, match=f"{name} is 0, but must be a whole number, at least 1"):
             generate(model, enc, "e", **{name: 0})
+    with pytest.raises(ValueError, match="length is '3', but must be 1 to 32"):
+        generate(model, enc, "e", length="3")
+    with pytest.raises(TypeError, match="a prompt is b'e', but must be a str"):
+        generate(model, enc, [b"e"])
     with pytest.raises(ValueError, match="the vocabulary has 260 tokens, but the model 261"):
         generate(GPT2(HParams(n_vocab=261, n_ctx=8, n_embd=4, n_head=1, n_layer=1)), enc, "e")
 
