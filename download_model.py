@@ -80,11 +80,11 @@ def download(
     if not re.match(r"https?://[^/]", base_url):
         raise ValueError(f"the base URL {base_url!r} must begin with http:// or https:// and a server's name")
     folder = Path(models_dir) / size
-    if not any(_fault(folder / name) for name in names):
+    if not (faulty := [name for name in names if _fault(folder / name)]):
         return folder
     _make(folder)
     with _lock(folder):
-        for name in names:
+        for name in faulty:
             # Looked at again: another process may have fetched it while this one waited.
             if fault := _fault(folder / name):
                 if fault != "missing":
@@ -94,11 +94,13 @@ def download(
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with a file under its final name, as far as its folder tells."""
+    """What is wrong with a file under its final name, as far as its folder tells; the weights are read to the end."""
     if not path.exists():
         return "missing"
     try:
         _check(path.name, path)
+        if path.name == DATA:
+            _check_weights(path)
     except (ValueError, FileNotFoundError) as error:
         return str(error)
     return None

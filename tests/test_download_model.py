@@ -589,6 +589,18 @@ def test_weights_of_the_right_size_with_a_changed_byte_are_refused(server, model
     assert not list((tmp_path / "124M").glob(f"{DATA}*"))
 
 
+def test_weights_that_were_damaged_on_the_disk_are_fetched_anew(server, model, tmp_path, capsys):
+    folder = download("124M", tmp_path, server.url)
+    data = bytearray(model[DATA])
+    data[len(data) // 2] ^= 1
+    (folder / DATA).write_bytes(data)
+    server.seen.clear()
+    download("124M", tmp_path, server.url)
+    assert [one["name"] for one in server.seen] == [DATA]
+    assert_whole(folder, model)
+    assert "fetched anew: 1 of " in capsys.readouterr().err
+
+
 def test_files_without_a_length_still_come(server, model, tmp_path):
     server.plans = {name: [without_length(data)] for name, data in model.items()}
     assert_whole(download("124M", tmp_path, server.url), model)
