@@ -94,7 +94,8 @@ def _check_sizes(prefix: Path, entries: Mapping) -> None:
         path = Path(f"{prefix}.data-{shard:05d}-of-{len(sizes):05d}")
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; it holds the weights that {prefix}.index lists")
-        size = path.stat().st_size
+        with open(path, "rb") as file:  # so that what may not be read isn't called damaged
+            size = file.seek(0, os.SEEK_END)
         if size != expected:
             raise ValueError(f"{path} has {size:,} bytes, but {prefix}.index says {expected:,}; fetch the file again")
 

@@ -37,7 +37,7 @@ def find(
         if set(missing) - UNREAD:
             download_model.download(model, models_dir, names=missing)
         return folder
-    if not folder.exists():
+    if not folder.exists() or not str(model):
         raise FileNotFoundError(
             f"there is no model {str(model)!r}: expected a size ({', '.join(SIZES)}), {BUNDLED!r}, or a folder"
         )
@@ -55,16 +55,28 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
     folder = _place(model, models_dir)
     if _is_size(model) and not (folder / download_model.INDEX).exists():
         hparams = HParams.from_size(model)
-        weights = f"not in {folder}; `gpt2-tf download {canonical_size(model)}` fetches them"
+        elsewhere = "" if os.fspath(models_dir) == "models" else f" --models-dir {models_dir}"
+        weights = f"not in {folder}; `gpt2-tf download {canonical_size(model)}{elsewhere}` fetches them"
     else:
         folder = find(model, models_dir, names=())
         hparams = HParams.from_json(folder / "hparams.json")
         tensors = read_index(folder / "model.ckpt.index")
-        size = sum(data_sizes(tensors).values())
-        weights = f"{len(tensors)} tensors, {size:,} bytes in model.ckpt"
+        weights = f"{len(tensors)} tensors, {_data(folder, data_sizes(tensors))}"
     values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
     values |= {"parameters": f"{hparams.n_params:,}", "weights": weights}
+    if missing := [name for name in VOCABULARY if not (folder / name).exists()]:
+        values["vocabulary"] = f"{' and '.join(missing)} missing"
     return {key: str(value) for key, value in values.items()}
+
+
+def _data(folder: Path, sizes: dict[int, int]) -> str:
+    """What is there of the files that hold the weights, `sizes` bytes each by their numbers."""
+    expected = sum(sizes.values())
+    paths = [folder / f"model.ckpt.data-{shard:05d}-of-{len(sizes):05d}" for shard in sizes]
+    found = sum(path.stat().st_size for path in paths if path.exists())
+    if found == expected:
+        return f"{expected:,} bytes in model.ckpt"
+    return f"but {found:,} of {expected:,} bytes in model.ckpt: {' and '.join(path.name for path in paths)} isn't whole"
 
 
 def _is_size(model: str | os.PathLike) -> bool:

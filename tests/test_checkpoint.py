@@ -199,6 +199,18 @@ def test_the_index_takes_its_place_last(saved, folder, monkeypatch):
     assert moved[2:] == ["model.ckpt.index", "hparams.json"]
 
 
+def test_no_read_permission(saved, unwritable):
+    """What may not be read isn't damaged. The folder is root's, and so is what root put there."""
+    folder = unwritable.parent / "unreadable"
+    user = os.geteuid()
+    os.seteuid(os.getuid())
+    shutil.copytree(saved[1], folder)
+    (folder / "model.ckpt.data-00000-of-00001").chmod(0)
+    os.seteuid(user)
+    with pytest.raises(PermissionError, match=r"model\.ckpt\.data-00000-of-00001"):
+        GPT2.from_checkpoint(folder)
+
+
 @pytest.mark.parametrize("name", ["", "new"])
 def test_no_write_permission(saved, unwritable, name):
     with pytest.raises(PermissionError, match=str(unwritable)):

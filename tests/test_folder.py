@@ -121,10 +121,27 @@ def test_describe_a_size_without_fetching_it(fetched, tmp_path):
     described = folder.describe("355M", tmp_path)
     assert described["parameters"] == "354,823,168"
     assert described["folder"] == str(tmp_path / "355M")
-    assert described["weights"] == f"not in {tmp_path / '355M'}; `gpt2-tf download 355M` fetches them"
+    assert (
+        described["weights"]
+        == f"not in {tmp_path / '355M'}; `gpt2-tf download 355M --models-dir {tmp_path}` fetches them"
+    )
     folder.find("124M", tmp_path)
     assert folder.describe("117M", tmp_path)["n_vocab"] == "300"
     assert [size for size, *_ in fetched] == ["124M"]
+
+
+def test_describe_says_what_is_not_whole(copy):
+    data = copy / "model.ckpt.data-00000-of-00001"
+    size = data.stat().st_size
+    data.write_bytes(data.read_bytes()[:-9])
+    (copy / "vocab.bpe").unlink()
+    described = folder.describe(copy)
+    assert (
+        described["weights"] == f"28 tensors, but {size - 9:,} of {size:,} bytes in model.ckpt: {data.name} isn't whole"
+    )
+    assert described["vocabulary"] == "vocab.bpe missing"
+    data.unlink()
+    assert f"but 0 of {size:,} bytes" in folder.describe(copy)["weights"]
 
 
 @pytest.mark.parametrize("name", ["hparams.json", "model.ckpt.index"])
@@ -137,4 +154,4 @@ def test_describe_a_folder_that_lacks_a_file(copy, name):
 def test_describe_openai(shared):
     described = folder.describe(shared / "data" / "official-117M")
     assert described["parameters"] == "124,439,808"
-    assert described["weights"] == "148 tensors, 497,759,232 bytes in model.ckpt"
+    assert described["weights"].startswith("148 tensors, but 0 of 497,759,232 bytes in model.ckpt: ")
