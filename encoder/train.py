@@ -19,7 +19,7 @@ def train(files: Sequence[str | os.PathLike], n_vocab: int, folder: str | os.Pat
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     except ImportError:
-        raise ImportError("training a vocabulary needs tokenizers: pip install 'gpt2-tf[tokenizers]'") from None
+        raise ImportError("training a vocabulary needs the extra `tokenizers`: pip install tokenizers") from None
 
     files = [files] if isinstance(files, str | os.PathLike) else list(files)
     if n_vocab < len(BYTES) + 1:

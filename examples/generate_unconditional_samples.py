@@ -5,8 +5,9 @@ python examples/generate_unconditional_samples.py --model_name 124M --nsamples 4
 
 import argparse
 import itertools
+import os
 
-from gpt2_tf import load, sample_sequence
+import gpt2_tf
 
 
 def main():
@@ -24,11 +25,11 @@ def main():
     if args.batch_size < 1 or args.nsamples < 0 or args.nsamples % args.batch_size:
         parser.error(f"--nsamples {args.nsamples} is not a multiple of --batch_size {args.batch_size}")
 
-    model, enc = load(args.model_name, args.models_dir)
+    model, enc = gpt2_tf.load(args.model_name, args.models_dir)
     for generated in itertools.count(step=args.batch_size):
         if args.nsamples and generated >= args.nsamples:
             break
-        samples = sample_sequence(
+        samples = gpt2_tf.sample_sequence(
             model,
             length=model.hparams.n_ctx if args.length is None else args.length,
             start_token=enc.end_of_text,
@@ -45,7 +46,10 @@ def main():
 if __name__ == "__main__":
     try:
         main()
+    except BrokenPipeError:  # as in `| head -1`: Python would flush once more at its end, and complain
+        os._exit(1)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         print()
+        raise SystemExit(130) from None

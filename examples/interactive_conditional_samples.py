@@ -4,8 +4,9 @@ python examples/interactive_conditional_samples.py --model_name 124M --top_k 40
 """
 
 import argparse
+import os
 
-from gpt2_tf import load, sample_sequence
+import gpt2_tf
 
 
 def main():
@@ -20,13 +21,18 @@ def main():
     parser.add_argument("--top_p", type=float, default=1)
     parser.add_argument("--models_dir", default="models")
     args = parser.parse_args()
-    if args.batch_size < 1 or args.nsamples < 0 or args.nsamples % args.batch_size:
+    if args.batch_size < 1 or args.nsamples < 1 or args.nsamples % args.batch_size:
         parser.error(f"--nsamples {args.nsamples} is not a multiple of --batch_size {args.batch_size}")
 
-    model, enc = load(args.model_name, args.models_dir)
+    from gpt2_tf.choice import choice
+
+    model, enc = gpt2_tf.load(args.model_name, args.models_dir)
     length = model.hparams.n_ctx // 2 if args.length is None else args.length
     if not 1 <= length <= model.hparams.n_ctx:
         parser.error(f"--length {length} is not 1 to {model.hparams.n_ctx}, the model's window")
+    choice(
+        model.hparams.n_vocab, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p
+    )  # says what is wrong
     while True:
         try:
             prompt = input("Model prompt >>> ")
@@ -41,7 +47,7 @@ def main():
             print(f"Prompt should not be longer than {model.hparams.n_ctx} tokens! It has {len(context)}.")
             continue
         for generated in range(0, args.nsamples, args.batch_size):
-            samples = sample_sequence(
+            samples = gpt2_tf.sample_sequence(
                 model,
                 length=min(length, model.hparams.n_ctx + 1 - len(context)),
                 context=context,
@@ -59,7 +65,10 @@ def main():
 if __name__ == "__main__":
     try:
         main()
+    except BrokenPipeError:  # as in `| head -1`: Python would flush once more at its end, and complain
+        os._exit(1)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         print()
+        raise SystemExit(130) from None

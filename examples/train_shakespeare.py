@@ -1,6 +1,6 @@
 """Trains the small model that ships with gpt2_tf, from one text file: its vocabulary, then its weights.
 
-    python examples/train_shakespeare.py tinyshakespeare.txt shakespeare
+    python examples/train_shakespeare.py tinyshakespeare.txt my-shakespeare
 
 The first 90% of the text train it; the last 10% say how good it is, in nats a character, so that models with any
 vocabulary compare. Needs the extra `tokenizers`; takes about half an hour on two cores.
@@ -11,14 +11,11 @@ import math
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
+import gpt2_tf
 from encoder import Encoder
 from encoder.train import train as train_vocabulary
-from gpt2_tf import GPT2, HParams
-from gpt2_tf.dataset import random_windows
 
 
 def with_openings(ids: list[int], encoder: Encoder, n_openings: int, window: int, seed: int) -> list[int]:
@@ -32,7 +29,7 @@ def with_openings(ids: list[int], encoder: Encoder, n_openings: int, window: int
     return ids + [id for start in starts for id in [encoder.end_of_text, *ids[start : start + window]]]
 
 
-def nats_per_character(model: GPT2, encoder: Encoder, text: str) -> float:
+def nats_per_character(model: "gpt2_tf.GPT2", encoder: Encoder, text: str) -> float:
     """The negative log-likelihood of the whole text, after `<|endoftext|>`, over its count of characters.
 
     Windows overlap by half: each token but the first has at least n_ctx / 2 tokens before it to go by, or all.
@@ -65,25 +62,47 @@ def main():
     parser.add_argument("--n-layer", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-
-    text = args.text.read_text(encoding="utf-8")
+    if args.steps < 1 or args.batch_size < 1:
+        parser.error("--steps and --batch-size must be at least 1")
+    try:
+        text = args.text.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        parser.error(f"{args.text} is not UTF-8: {error}")
+    if not text:
+        parser.error(f"{args.text} is empty")
+    hparams = gpt2_tf.HParams(
+        n_vocab=args.n_vocab,
+        n_ctx=args.n_ctx,
+        n_embd=args.n_embd,
+        n_head=args.n_head,
+        n_layer=args.n_layer,
+        dropout=args.dropout,
+    )
     split = int(0.9 * len(text))
     train_text, val_text = text[:split], text[split:]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "train.txt").write_text(train_text, encoding="utf-8")
         encoder = train_vocabulary([Path(folder, "train.txt")], args.n_vocab, args.out)
 
-    keras.utils.set_random_seed(args.seed)
-    keras.config.set_dtype_policy("mixed_bfloat16")  # float32 weights, a quarter faster
-    shape = {name: getattr(args, name) for name in ("n_ctx", "n_embd", "n_head", "n_layer", "dropout")}
-    model = GPT2(HParams(n_vocab=encoder.n_vocab, **shape))
-
     ids = encoder.encode(train_text)
-    n_openings = len(ids) // (8 * args.n_ctx)
-    dataset = random_windows(
-        with_openings(ids, encoder, n_openings, args.n_ctx, args.seed), args.n_ctx, args.batch_size, seed=args.seed
-    )
-    val_ids = encoder.encode(val_text)
+    ids = with_openings(ids, encoder, len(ids) // (8 * args.n_ctx), args.n_ctx, args.seed)
+    train(gpt2_tf.GPT2, hparams, ids, encoder.encode(val_text), args)
+    nats = nats_per_character(gpt2_tf.GPT2.from_checkpoint(args.out), encoder, val_text)
+    print(f"{hparams.n_params:,} parameters; {nats:.4f} nats a character on the last 10% of {args.text}")
+    print(f"gpt2-tf generate --model {args.out.resolve()} writes with it")
+
+
+def train(GPT2: type, hparams: "gpt2_tf.HParams", ids: list[int], val_ids: list[int], args: argparse.Namespace):
+    """Trains a model on random windows of `ids`, tells its loss on `val_ids` as it goes, and saves it."""
+    import keras
+    import tensorflow as tf
+
+    from gpt2_tf.dataset import random_windows
+
+    keras.utils.set_random_seed(args.seed)
+    model = GPT2(hparams, dtype="mixed_bfloat16")  # float32 weights, a quarter faster
+
+    dataset = random_windows(ids, args.n_ctx, args.batch_size, seed=args.seed)
     n_val = len(val_ids) // (args.n_ctx + 1)
     rows = np.array(val_ids[: n_val * (args.n_ctx + 1)], np.int32).reshape(n_val, args.n_ctx + 1)
     val_dataset = tf.data.Dataset.from_tensor_slices((rows[:, :-1], rows[:, 1:])).batch(args.batch_size)
@@ -97,13 +116,15 @@ def main():
     # Compiled by XLA a step takes longer on a CPU, in bfloat16 twice as long.
     model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     epochs = math.ceil(args.steps / 250)
-    model.fit(dataset, epochs=epochs, steps_per_epoch=args.steps // epochs, validation_data=val_dataset)
-
+    steps = args.steps // epochs
+    model.fit(dataset, epochs=epochs, steps_per_epoch=steps, validation_data=val_dataset, shuffle=False)
     model.save_checkpoint(args.out)
-    keras.config.set_dtype_policy("float32")
-    nats = nats_per_character(GPT2.from_checkpoint(args.out), encoder, val_text)
-    print(f"{model.hparams.n_params:,} parameters; {nats:.4f} nats a character on the last 10% of {args.text}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -88,6 +88,26 @@ def test_mistakes_are_one_line(run, capsys, script):
     assert "--nsamples 3 is not a multiple of --batch_size 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "content, flags, message",
+    [
+        (b"", [], "text.txt is empty"),
+        (b"\xff", [], "text.txt is not UTF-8: 'utf-8' codec can't decode byte 0xff in position 0"),
+        (b"one two", ["--n-embd", "30"], "n_embd 30 can't be divided among n_head 4 heads"),
+        (b"one two", ["--steps", "0"], "--steps and --batch-size must be at least 1"),
+        (None, [], "No such file or directory"),
+    ],
+)
+def test_training_says_mistakes_in_one_line_and_writes_nothing(tmp_path, content, flags, message):
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    command = [sys.executable, EXAMPLES / "train_shakespeare.py", tmp_path / "text.txt", tmp_path / "out", *flags]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.returncode in (1, 2)
+    assert message in ran.stderr.splitlines()[-1] and "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_train_a_model_and_load_it(tmp_path):
     text = tmp_path / "text.txt"
@@ -106,9 +126,11 @@ def test_train_a_model_and_load_it(tmp_path):
     model, enc = load(tmp_path / "out")
     assert model.hparams == HParams(n_vocab=300, n_ctx=16, n_embd=16, n_head=2, n_layer=1)
     assert {weight.dtype for weight in model.weights} == {"float32"}
-    last = ran.stdout.splitlines()[-1]
-    assert last.startswith(f"{model.hparams.n_params:,} parameters; ")
-    assert last.endswith(f" nats a character on the last 10% of {text}")
+    quality, hint = ran.stdout.splitlines()[-2:]
+    assert quality.startswith(f"{model.hparams.n_params:,} parameters; ")
+    assert quality.endswith(f" nats a character on the last 10% of {text}")
+    assert hint == f"gpt2-tf generate --model {tmp_path / 'out'} writes with it"
+    assert ran.stderr == ""
     # It has learned: the untrained model has all 300 tokens about as likely as each other.
     ids = np.array([enc.encode("But soft, what light")])
     logits = model(ids[:, :-1]).numpy()[0]
