@@ -184,8 +184,7 @@ def _samples(
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value is not None and value not in range(1, 2**31):
             raise ValueError(f"{name} is {value}, but must be a whole number, at least 1")
-    if enc.n_vocab != model.hparams.n_vocab:
-        raise ValueError(f"the vocabulary has {enc.n_vocab} tokens, but the model {model.hparams.n_vocab}")
+    _check_vocabulary(model, enc)
     contexts = [_context(enc, prompt) for prompt in prompts for _ in range(num_samples)]
     limits = [_limit(model.hparams, len(context), length, window) for context in contexts]
     ids, strings = stops.parse(enc, stop)
@@ -216,6 +215,11 @@ def _check_draft(draft: GPT2 | str | None, enc: Encoder) -> None:
         raise ValueError(f"draft is {draft!r}, but must be a model, {LOOKUP!r}, or None")
     if isinstance(draft, GPT2) and draft.hparams.n_vocab != enc.n_vocab:
         raise ValueError(f"the draft model has {draft.hparams.n_vocab} tokens, but the vocabulary {enc.n_vocab}")
+
+
+def _check_vocabulary(model: GPT2, enc: Encoder) -> None:
+    if enc.n_vocab != model.hparams.n_vocab:
+        raise ValueError(f"the vocabulary has {enc.n_vocab} tokens, but the model {model.hparams.n_vocab}")
 
 
 def _context(enc: Encoder, prompt: str | None) -> list[int]:
