@@ -11,7 +11,7 @@ from gpt2_tf import cache, stops
 from gpt2_tf.model import GPT2
 from gpt2_tf.sample import STEPS, Piece, decode_one_token, reader
 from gpt2_tf.stops import STOPPED
-from gpt2_tf.text import STOP, _check_vocabulary, _context, _limit, _Sample
+from gpt2_tf.text import STOP, Sample, check_vocabulary, length_limit, prompt_ids
 
 
 class Hypothesis(NamedTuple):
@@ -206,7 +206,7 @@ def beam_search(
     Source: "Sequence to Sequence Learning with Neural Networks" (Sutskever et al., 2014), and transformers for the
     score and for which texts go on.
     """
-    _check_vocabulary(model, enc)
+    check_vocabulary(model, enc)
     # With no more beams than tokens, as many texts come as are asked for.
     if num_beams not in range(1, enc.n_vocab + 1):
         raise ValueError(f"num_beams is {num_beams}, but must be 1 to {enc.n_vocab}, the size of the vocabulary")
@@ -214,7 +214,7 @@ def beam_search(
         raise ValueError(f"num_return is {num_return}, but must be 1 to {num_beams}, as many as there are beams")
     if not -10 <= length_penalty <= 10:  # beyond, the scores of long texts leave float64's range
         raise ValueError(f"length_penalty is {length_penalty}, but must be -10 to 10 (0 compares the plain sums)")
-    context = _context(enc, prompt)
+    context = prompt_ids(enc, prompt)
     ids, strings = stops.parse(enc, stop)
     ended = find(
         model,
@@ -222,12 +222,12 @@ def beam_search(
         stops.table(enc.tokens, ids, strings),
         num_beams=int(num_beams),
         num_return=int(num_return),
-        length=_limit(model.hparams, len(context), length, window=False),
+        length=length_limit(model.hparams, len(context), length, window=False),
         length_penalty=length_penalty,
     )
     hypotheses = []
     for tokens, logprobs, count, stopped, score in zip(*(part.numpy().tolist() for part in ended), strict=True):
-        sample = _Sample(enc, prompt, ids, strings)
+        sample = Sample(enc, prompt, ids, strings)
         new = tokens[len(context) :][:count]
         sample.add(Piece(0, new, logprobs[:count], "stop" if stopped else "length"))
         hypotheses.append(Hypothesis(*sample.completion(), score))
