@@ -15,6 +15,7 @@ _HOMES = {
     "stream": "gpt2_tf.text",
     "score": "gpt2_tf.text",
     "Completion": "gpt2_tf.text",
+    "beam_search": "gpt2_tf.beam",
     "load": "gpt2_tf.folder",
 }
 __all__ = sorted(_HOMES)

@@ -35,6 +35,11 @@ def last(cache: Cache, seq: tf.Tensor | int) -> Cache:
     return tuple((k[:, :, -seq:], v[:, :, -seq:]) for k, v in cache)
 
 
+def reorder(cache: Cache, rows: tf.Tensor) -> Cache:
+    """The cache of these rows of the batch, int [any], in this order; a row may come several times, or not at all."""
+    return tuple((tf.gather(k, rows), tf.gather(v, rows)) for k, v in cache)
+
+
 def pack(cache: Cache) -> tf.Tensor:
     """The cache as OpenAI's `past`, [batch, n_layer, 2, n_head, seq, head_dim]."""
     return tf.stack([tf.stack([k, v], axis=1) for k, v in cache], axis=1)

@@ -128,7 +128,7 @@ def stream(model: GPT2, enc: Encoder, prompt: str | None = None, **settings) -> 
     return texts()
 
 
-class _Sample:
+class Sample:
     """One sample as it grows."""
 
     def __init__(self, enc: Encoder, prompt: str | None, stop_ids: Collection[int], stop_strings: Collection[bytes]):
@@ -179,15 +179,14 @@ def _samples(
     draft: GPT2 | str | None = None,
     steps: int = STEPS,
     **settings,
-) -> tuple[list[_Sample], Iterator[Piece]]:
+) -> tuple[list[Sample], Iterator[Piece]]:
     """The samples, all empty, and what comes to each, by its number; whatever is wrong is raised before."""
     for name, value in (("num_samples", num_samples), ("batch_size", batch_size)):
         if value is not None and not is_whole(value, 1, 2**31 - 1):
             raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1")
-    if enc.n_vocab != model.hparams.n_vocab:
-        raise ValueError(f"the vocabulary has {enc.n_vocab} tokens, but the model {model.hparams.n_vocab}")
-    contexts = [_context(enc, prompt) for prompt in prompts for _ in range(num_samples)]
-    limits = [_limit(model.hparams, len(context), length, window) for context in contexts]
+    check_vocabulary(model, enc)
+    contexts = [prompt_ids(enc, prompt) for prompt in prompts for _ in range(num_samples)]
+    limits = [length_limit(model.hparams, len(context), length, window) for context in contexts]
     ids, strings = stops.parse(enc, stop)
     settings = choice(enc.n_vocab, stops=stops.table(enc.tokens, ids, strings), **settings)
     seed = draw_seed(seed)
@@ -208,7 +207,7 @@ def _samples(
                 for piece in batch:
                     yield piece._replace(row=numbers[piece.row])
 
-    return [_Sample(enc, prompt, ids, strings) for prompt in prompts for _ in range(num_samples)], pieces()
+    return [Sample(enc, prompt, ids, strings) for prompt in prompts for _ in range(num_samples)], pieces()
 
 
 def _check_draft(draft: GPT2 | str | None, enc: Encoder) -> None:
@@ -218,7 +217,14 @@ def _check_draft(draft: GPT2 | str | None, enc: Encoder) -> None:
         raise ValueError(f"the draft model has {draft.hparams.n_vocab} tokens, but the vocabulary {enc.n_vocab}")
 
 
-def _context(enc: Encoder, prompt: str | None) -> list[int]:
+def check_vocabulary(model: GPT2, enc: Encoder) -> None:
+    """Raises ValueError unless the model has as many tokens as the vocabulary."""
+    if enc.n_vocab != model.hparams.n_vocab:
+        raise ValueError(f"the vocabulary has {enc.n_vocab} tokens, but the model {model.hparams.n_vocab}")
+
+
+def prompt_ids(enc: Encoder, prompt: str | None) -> list[int]:
+    """The prompt's ids; None is `<|endoftext|>` alone. Raises ValueError for an empty one, TypeError for no str."""
     if not isinstance(prompt, str | None):
         raise TypeError(f"a prompt is {prompt!r:.60}, but must be a str, or None to start from <|endoftext|>")
     if prompt == "":
@@ -226,8 +232,8 @@ def _context(enc: Encoder, prompt: str | None) -> list[int]:
     return [enc.end_of_text] if prompt is None else enc.encode(prompt)
 
 
-def _limit(hparams: HParams, seq: int, length: int | None, window: bool) -> int:
-    """New tokens at most, after a context of `seq`."""
+def length_limit(hparams: HParams, seq: int, length: int | None, window: bool) -> int:
+    """New tokens at most, after a context of `seq`. Raises ValueError for a length that doesn't fit."""
     if window:
         length = LENGTH if length is None else length
         if not is_whole(length, 1, 2**31 - 1):
@@ -252,12 +258,13 @@ def score(
     Raises:
         ValueError: an empty context, or more tokens than the model's window has.
     """
+    check_vocabulary(model, enc)
     texts = [texts] if isinstance(texts, str) else list(texts)
     contexts = [None] * len(texts) if contexts is None else list(contexts)
     if len(contexts) != len(texts):
         raise ValueError(f"there are {len(texts)} texts, but {len(contexts)} contexts")
     targets = [enc.encode(text) for text in texts]
-    rows = [_context(enc, context) + ids for context, ids in zip(contexts, targets, strict=True)]
+    rows = [prompt_ids(enc, context) + ids for context, ids in zip(contexts, targets, strict=True)]
     for row in rows:
         if len(row) > model.hparams.n_ctx + 1:
             raise ValueError(

@@ -38,6 +38,13 @@ def test_last_is_the_end():
     np.testing.assert_array_equal(cache.last(full, 2)[0][1], full[0][1][:, :, 3:])
 
 
+def test_reorder_takes_rows_in_any_order_and_number():
+    full = random_cache()
+    for rows in ([1, 0], [1, 1, 0, 1], [0], []):
+        taken = cache.reorder(full, tf.constant(rows, tf.int32))
+        tf.nest.map_structure(lambda new, old, r=rows: np.testing.assert_array_equal(new, old.numpy()[r]), taken, full)
+
+
 def test_shape_is_that_of_a_cache():
     hparams = HParams(n_vocab=7, n_ctx=8, n_embd=24, n_head=4, n_layer=3)
     tf.nest.map_structure(

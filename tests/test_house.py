@@ -27,9 +27,10 @@ FLOORS = {
     "gpt2_tf.guess": 4,
     "gpt2_tf.folder": 4,
     "gpt2_tf.text": 5,
-    "gpt2_tf": 6,
-    "gpt2_tf.cli": 7,
-    "gpt2_tf.__main__": 8,
+    "gpt2_tf.beam": 6,
+    "gpt2_tf": 7,
+    "gpt2_tf.cli": 8,
+    "gpt2_tf.__main__": 9,
 }
 FILES = [ROOT / "download_model.py", *sorted(ROOT.glob("encoder/**/*.py")), *sorted(ROOT.glob("gpt2_tf/**/*.py"))]
 

@@ -9,7 +9,7 @@ import pytest
 
 import gpt2_tf
 
-PUBLIC = ["Completion", "GPT2", "HParams", "generate", "load", "sample_sequence", "score", "stream"]
+PUBLIC = ["Completion", "GPT2", "HParams", "beam_search", "generate", "load", "sample_sequence", "score", "stream"]
 
 
 def python(script: str, **env: str) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""The same random weights in other implementations give the same logits.
+"""The same random weights in other implementations give the same logits, and the same beams.
 
 2e-5: float32 in another order, on logits of about 3.
 """
@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 import pytest
 
-from gpt2_tf import GPT2, HParams
+from gpt2_tf import GPT2, HParams, stops
+from gpt2_tf.beam import find
 
 HPARAMS = HParams(n_vocab=300, n_ctx=40, n_embd=48, n_head=4, n_layer=3)
 
@@ -32,8 +33,9 @@ def tokens():
     return np.random.default_rng(1).integers(0, HPARAMS.n_vocab, [2, HPARAMS.n_ctx])
 
 
-@pytest.mark.slow  # for the import of PyTorch
-def test_transformers_agrees(model, weights, tokens):
+@pytest.fixture(scope="module")
+def transformers_peer(weights):
+    """transformers' model with the same weights."""
     torch = pytest.importorskip("torch", reason="PyTorch is in the extra [peers]")
     transformers = pytest.importorskip("transformers", reason="transformers is in the extra [peers]")
     config = transformers.GPT2Config(
@@ -54,9 +56,55 @@ def test_transformers_agrees(model, weights, tokens):
         state[key] = torch.tensor(value[0] if kind == "w" else value)  # OpenAI's w is [1, nx, nf]
     state["lm_head.weight"] = state["transformer.wte.weight"]
     peer.load_state_dict(state)
+    return peer
+
+
+@pytest.mark.slow  # for the import of PyTorch
+def test_transformers_agrees(model, transformers_peer, tokens):
+    import torch
+
     with torch.no_grad():
-        logits = peer(torch.tensor(tokens)).logits.numpy()
+        logits = transformers_peer(torch.tensor(tokens)).logits.numpy()
     np.testing.assert_allclose(model(tokens), logits, rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow  # for the import of PyTorch
+@pytest.mark.parametrize("ends", [[], [63, 108, 164, 221]], ids=["no end", "ends"])
+@pytest.mark.parametrize("length_penalty", [-1.0, 0.0, 1.0, 2.0])
+def test_transformers_beams_agree(model, transformers_peer, tokens, ends, length_penalty):
+    """Scores to 1e-4: the sums of 20 numbers of about 4 in float32."""
+    import torch
+
+    context = tokens[0, :9].tolist()
+    for num_beams, num_return, length in ((2, 1, 20), (5, 4, 20)):
+        peers = transformers_peer.generate(
+            torch.tensor([context]),
+            attention_mask=torch.ones([1, len(context)]),
+            num_beams=num_beams,
+            num_return_sequences=num_return,
+            max_new_tokens=length,
+            length_penalty=length_penalty,
+            early_stopping="never",
+            do_sample=False,
+            eos_token_id=ends or None,
+            pad_token_id=1,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        ours = find(
+            model,
+            context,
+            stops.table([b""] * HPARAMS.n_vocab, ends, []),
+            num_beams=num_beams,
+            num_return=num_return,
+            length=length,
+            length_penalty=length_penalty,
+        )
+        for text, peer, count in zip(ours.tokens.numpy(), peers.sequences.numpy(), ours.count.numpy(), strict=True):
+            n = len(context) + count
+            assert text[:n].tolist() == peer[:n].tolist() and set(peer[n:]) <= {1}
+        np.testing.assert_allclose(ours.score, peers.sequences_scores, rtol=1e-5, atol=1e-4)
+    assert ours.stopped.numpy().any() == bool(ends)
 
 
 @pytest.mark.slow  # for the import of KerasNLP

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from encoder import Encoder
 from gpt2_tf import GPT2, HParams, generate, score, stream, text
 from gpt2_tf.sample import Piece
-from gpt2_tf.text import _Sample
+from gpt2_tf.text import Sample
 
 PROMPTS = ["them", "e", "the then them", "🎈 x", "th"]
 
@@ -197,7 +197,7 @@ def test_streamed_pieces_are_the_text_in_whole_characters(model, enc, seed, stop
 
 
 def test_a_character_of_several_tokens_comes_whole(model, enc):
-    sample = _Sample(enc, None, set(), [b"!!"])
+    sample = Sample(enc, None, set(), [b"!!"])
     pieces = []
     *tokens, last = enc.encode("a🎈é! !!")
     for token, reason in [*((token, None) for token in tokens), (last, "stop")]:
