@@ -50,10 +50,19 @@ def top_p(logits: tf.Tensor, p: tf.Tensor | float) -> tf.Tensor:
     keeps all. Source: "The Curious Case of Neural Text Degeneration" (Holtzman et al., 2019), as OpenAI coded it.
     """
     logits = tf.convert_to_tensor(logits)
-    falling = tf.sort(logits, direction="DESCENDING")
     # float64: in float32 the sum of 50,257 probabilities is off by up to 5e-4.
-    cumulative = tf.cumsum(tf.cast(tf.nn.softmax(falling), tf.float64), axis=-1)
-    count = tf.reduce_sum(tf.cast(cumulative <= tf.cast(p, tf.float64), tf.int32), axis=-1)
+    p = tf.cast(p, tf.float64)
+    total = tf.reduce_logsumexp(tf.cast(logits, tf.float64), axis=-1, keepdims=True)
+
+    def cumulative(falling):
+        return tf.cumsum(tf.exp(tf.cast(falling, tf.float64) - total), axis=-1)
+
+    # The likeliest thousand hold more than p as good as always, and to sort all takes five times as long.
+    head = tf.math.top_k(logits, tf.minimum(1024, tf.shape(logits)[1])).values
+    falling = tf.cond(
+        tf.reduce_all(cumulative(head)[:, -1] > p), lambda: head, lambda: tf.sort(logits, direction="DESCENDING")
+    )
+    count = tf.reduce_sum(tf.cast(cumulative(falling) <= p, tf.int32), axis=-1)
     smallest = tf.gather(falling, tf.maximum(count - 1, 0), batch_dims=1)[:, None]
     # Rounded probabilities may add up to more than 1, and then a p of 1 must cut nothing.
     return cut(logits, (logits < smallest) & (p < 1))

@@ -59,8 +59,9 @@ def top_k_kept(logits, k):
 def top_p_kept(logits, p):
     """The set of ids that OpenAI's top-p keeps of one row without equals: while the sum is at most p, at least one."""
     kept, total = set(), 0.0
+    probabilities = softmax(logits)
     for i in np.argsort(-logits):
-        total += softmax(logits)[i]
+        total += probabilities[i]
         if kept and total > p:
             break
         kept.add(i)

@@ -46,6 +46,15 @@ def test_top_p_keeps_what_adds_up_to_at_most_p(seed, p):
     assert kept(filters.top_p(logits, np.float32(p))) == [reference.top_p_kept(row, p) for row in logits]
 
 
+@pytest.mark.parametrize("scale", [0.1, 4])
+def test_top_p_keeps_the_same_of_many_tokens(scale):
+    """Of flat rows more than the likeliest thousand, of peaked ones fewer, and one of each in a batch."""
+    logits = random_logits(3, n_vocab=5000) / 3 * np.array([[scale], [4], [scale]], np.float32)
+    expected = [reference.top_p_kept(row.astype(np.float64), 0.9) for row in logits]
+    assert (len(expected[0]) > 1024) == (scale == 0.1) and len(expected[1]) < 1024
+    assert kept(filters.top_p(logits, 0.9)) == expected
+
+
 def test_top_p_drops_the_token_that_crosses_p():
     logits = tf.math.log([[0.5, 0.3, 0.2]])
     assert kept(filters.top_p(logits, 0.79)) == [{0}]  # the paper's nucleus would hold the 0.3 too
