@@ -1,0 +1,155 @@
+"""Measures generation, side by side with the peers that are installed (transformers, keras-nlp), as a table.
+
+    python examples/benchmark.py generate --size 124M
+
+All models have random weights, and so many that only their number matters. Each line is measured in every round, in
+turn, and the table has the medians: machines drift, so only the ratios within one run mean something. The limit is what
+reading all weights once a token allows, at the rate at which this machine sums a large tensor.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+import gpt2_tf
+from gpt2_tf.hparams import SIZES
+
+PROMPT = 16
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def memory_rate() -> float:
+    """Bytes a second that are read from memory: 1 GB, summed."""
+    import tensorflow as tf
+
+    numbers = tf.ones([2**28])
+    total = tf.function(tf.reduce_sum)
+    total(numbers)
+    return 2**30 / min(seconds(lambda: total(numbers).numpy()) for _ in range(5))
+
+
+def ours(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str, tuple[int, Callable]]:
+    model = gpt2_tf.GPT2(hparams)
+    # Logits that spread as a trained model's do: of near equal ones, top-p 0.9 would keep nearly all.
+    model.ln_f.g.assign(np.full(hparams.n_embd, 4 / (0.02 * hparams.n_embd**0.5)))
+
+    def sample(batch: int, **settings) -> Callable:
+        return lambda: gpt2_tf.sample_sequence(
+            model, length=length, context=prompt, batch_size=batch, seed=1, **settings
+        ).numpy()
+
+    return {
+        "gpt2_tf, greedy": (1, sample(1, temperature=0)),
+        "gpt2_tf, temperature 1": (1, sample(1)),
+        "gpt2_tf, top-k 40": (1, sample(1, top_k=40)),
+        "gpt2_tf, top-p 0.9": (1, sample(1, top_p=0.9)),
+        "gpt2_tf, greedy, batch 8": (8, sample(8, temperature=0)),
+    }
+
+
+def transformers(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str, tuple[int, Callable]]:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_embd=hparams.n_embd, n_head=hparams.n_head, n_layer=hparams.n_layer)
+    model = GPT2LMHeadModel(config).eval()
+
+    def generate(batch: int) -> Callable:
+        tokens = torch.tensor([prompt] * batch)
+        return lambda: model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            min_new_tokens=length,
+            max_new_tokens=length,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    return {
+        "transformers, greedy": (1, generate(1)),
+        "transformers, greedy, batch 8": (8, generate(8)),
+    }
+
+
+def keras_nlp(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str, tuple[int, Callable]]:
+    import keras_hub
+
+    backbone = keras_hub.models.GPT2Backbone(
+        vocabulary_size=hparams.n_vocab,
+        num_layers=hparams.n_layer,
+        num_heads=hparams.n_head,
+        hidden_dim=hparams.n_embd,
+        intermediate_dim=4 * hparams.n_embd,
+        dropout=0,
+        max_sequence_length=hparams.n_ctx,
+    )
+    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    model.compile(sampler="greedy", jit_compile=False)
+
+    def generate(batch: int) -> Callable:
+        tokens = np.zeros([batch, PROMPT + length], np.int32)
+        tokens[:, :PROMPT] = prompt
+        mask = np.arange(PROMPT + length)[None] < PROMPT
+        inputs = {"token_ids": tokens, "padding_mask": np.tile(mask, [batch, 1])}
+        return lambda: model.generate(inputs, stop_token_ids=None)
+
+    return {
+        "KerasNLP, greedy": (1, generate(1)),
+        "KerasNLP, greedy, batch 8": (8, generate(8)),
+    }
+
+
+def generate(args: argparse.Namespace) -> None:
+    hparams = gpt2_tf.HParams.from_size(args.size)
+    prompt = np.random.default_rng(0).integers(0, hparams.n_vocab, PROMPT).tolist()
+    lines = {}
+    for make in (ours, transformers, keras_nlp):
+        try:
+            lines |= make(hparams, prompt, args.length)
+        except ImportError as error:
+            print(f"left out: {error.name} is not installed")
+    rates = {name: [] for name in lines}
+    limits = []
+    with tqdm(total=len(lines) * (args.rounds + 1)) as bar:
+        for round in range(args.rounds + 1):  # the first compiles
+            for name, (batch, run) in lines.items():
+                bar.set_description(name)
+                took = seconds(run)
+                if round:
+                    rates[name].append(batch * args.length / took)
+                bar.update()
+            limits.append(memory_rate() / (4 * hparams.n_params))
+    limit = statistics.median(limits)
+    print(f"{args.size}, float32, {PROMPT} prompt tokens and {args.length} new, median of {args.rounds} rounds")
+    print(f"{'':32}{'tokens/s':>10}{'of the limit':>14}{'of transformers':>17}")
+    print(f"{'the limit at batch 1':32}{limit:10.1f}")
+    for name, values in rates.items():
+        rate, batch = statistics.median(values), lines[name][0]
+        peer = rates.get("transformers, greedy" + ", batch 8" * (batch == 8))
+        ratio = f"{rate / statistics.median(peer):17.2f}" if peer else ""
+        print(f"{name:32}{rate:10.1f}{rate / batch / limit:14.2f}{ratio}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    sub = commands.add_parser("generate", help="tokens a second")
+    sub.add_argument("--size", choices=SIZES, default="124M")
+    sub.add_argument("--length", type=int, default=128, help="new tokens (default: 128)")
+    sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
+    sub.set_defaults(run=generate)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
