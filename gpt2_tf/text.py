@@ -86,30 +86,49 @@ def generate(
         ValueError: an argument out of its range, an empty prompt, or more tokens than the model's window has.
     """
     prompts = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
-    samples, pieces = _samples(
-        model,
-        enc,
-        prompts,
-        length=length,
-        filters=filters,
-        stop=stop,
-        num_samples=num_samples,
-        seed=seed,
-        window=window,
-        batch_size=batch_size,
-        draft=draft,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram=no_repeat_ngram,
-        logit_bias=logit_bias,
-        min_length=min_length,
+    found = dict(
+        completions(
+            model,
+            enc,
+            prompts,
+            length=length,
+            filters=filters,
+            stop=stop,
+            num_samples=num_samples,
+            seed=seed,
+            window=window,
+            batch_size=batch_size,
+            draft=draft,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram=no_repeat_ngram,
+            logit_bias=logit_bias,
+            min_length=min_length,
+        )
     )
-    for piece in pieces:
-        samples[piece.row].add(piece)
-    return [sample.completion() for sample in samples]
+    return [found[number] for number in range(len(found))]
+
+
+def completions(
+    model: GPT2, enc: Encoder, prompts: Sequence[str | None], *, done: Collection[int] = (), **settings
+) -> Iterator[tuple[int, Completion]]:
+    """`generate`'s list, each with its number in it as soon as it is finished; what is wrong is said at once.
+
+    Those whose numbers are `done` are left out. A batch that has others too is computed whole: among the same
+    neighbours, the others come out the same to the last bit.
+    """
+    samples, pieces = _samples(model, enc, prompts, done=done, **settings)
+
+    def finished():
+        for piece in pieces:
+            samples[piece.row].add(piece)
+            if piece.finish_reason and piece.row not in done:
+                yield piece.row, samples[piece.row].completion()
+
+    return finished()
 
 
 def stream(model: GPT2, enc: Encoder, prompt: str | None = None, **settings) -> Iterator[str]:
@@ -177,6 +196,7 @@ def _samples(
     window: bool = False,
     batch_size: int | None = None,
     draft: GPT2 | str | None = None,
+    done: Collection[int] = (),
     steps: int = STEPS,
     **settings,
 ) -> tuple[list[Sample], Iterator[Piece]]:
@@ -185,8 +205,15 @@ def _samples(
         if value is not None and not is_whole(value, 1, 2**31 - 1):
             raise ValueError(f"{name} is {value!r}, but must be a whole number, at least 1")
     check_vocabulary(model, enc)
-    contexts = [prompt_ids(enc, prompt) for prompt in prompts for _ in range(num_samples)]
-    limits = [length_limit(model.hparams, len(context), length, window) for context in contexts]
+    contexts, limits = [], []
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            context = prompt_ids(enc, prompt)
+            limit = length_limit(model.hparams, len(context), length, window)
+        except ValueError as error:
+            raise ValueError(f"prompt {number}: {error}" if len(prompts) > 1 else str(error)) from None
+        contexts += [context] * num_samples
+        limits += [limit] * num_samples
     ids, strings = stops.parse(enc, stop)
     settings = choice(enc.n_vocab, stops=stops.table(enc.tokens, ids, strings), **settings)
     seed = draw_seed(seed)
@@ -200,6 +227,8 @@ def _samples(
     def pieces():
         for first in range(0, len(contexts), batch_size):
             numbers = by_length[first : first + batch_size]
+            if all(number in done for number in numbers):
+                continue
             batch_limits = [limits[number] for number in numbers]
             noise = uniform(seed, numbers, max(batch_limits))
             rows = [contexts[number] for number in numbers]

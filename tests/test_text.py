@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from encoder import Encoder
 from gpt2_tf import GPT2, HParams, generate, score, stream, text
 from gpt2_tf.sample import Piece
-from gpt2_tf.text import Sample
+from gpt2_tf.text import Sample, completions
 
 PROMPTS = ["them", "e", "the then them", "🎈 x", "th"]
 
@@ -95,6 +95,36 @@ def test_text_of_another_vocabulary_stays_whole(model, enc):
     assert isinstance(enc, Encoder)
     (completion,) = generate(model, enc, "größer 😀", length=3, temperature=0)
     assert completion.prompt + completion.text == "größer 😀" + enc.decode(completion.ids)
+
+
+def test_completions_come_with_their_numbers(model, enc):
+    settings = {"length": 6, "num_samples": 2, "seed": 4, "batch_size": 3}
+    whole = generate(model, enc, PROMPTS, **settings)
+    found = list(completions(model, enc, PROMPTS, **settings))
+    numbers = [number for number, _ in found]
+    assert sorted(numbers) == list(range(10)) != numbers  # those of like length together
+    assert dict(found) == dict(enumerate(whole))
+
+
+def test_those_that_are_done_are_left_out_and_change_nothing(model, enc, monkeypatch):
+    batches = []
+    extend = text.extend
+    monkeypatch.setattr(text, "extend", lambda *args: batches.append(len(args[1])) or extend(*args))
+    settings = {"length": 6, "num_samples": 2, "seed": 4, "batch_size": 3}
+    found = list(completions(model, enc, PROMPTS, **settings))
+    assert batches == [3, 3, 3, 1]
+    for n in range(11):
+        batches.clear()
+        done = [number for number, _ in found[:n]]
+        assert list(completions(model, enc, PROMPTS, done=done, **settings)) == found[n:]
+        assert batches == ([] if n == 10 else [3, 3, 3, 1][n // 3 :])
+
+
+def test_which_prompt_is_wrong_is_said_before_anything_runs(model, enc):
+    with pytest.raises(ValueError, match="prompt 2: the prompt has 40 tokens, but the model reads at most 32"):
+        completions(model, enc, ["e", "x" * 40])
+    with pytest.raises(ValueError, match=r"^the prompt has 40 tokens"):
+        completions(model, enc, ["x" * 40])
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 0}, {}, {"top_k": 9, "repetition_penalty": 1.5, "min_length": 3}])
