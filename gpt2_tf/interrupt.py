@@ -1,0 +1,35 @@
+"""Ctrl-C as KeyboardInterrupt, whatever TensorFlow makes of it."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """A Ctrl-C within comes out as KeyboardInterrupt.
+
+    Python raises it wherever it is; within TensorFlow's C++, another error can come of it, or nothing.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):  # ignored, as in a shell's background
+        yield
+        return
+    came = False
+
+    def note(number, frame):
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception:
+        if came:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt

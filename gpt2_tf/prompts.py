@@ -1,0 +1,120 @@
+"""Prompts in, as from a file of them; their samples out, to stdout or to a file that a killed run goes on with."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2_tf.record import Record
+
+if TYPE_CHECKING:
+    from encoder import Encoder
+    from gpt2_tf.model import GPT2
+    from gpt2_tf.text import Completion
+
+
+def read(text: str, name: str) -> list[str]:
+    """The prompts in a text, a line each; `name` is for the error. ValueError where it is empty, or a line is."""
+    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").removesuffix("\n").split("\n")]
+    if lines == [""]:
+        raise ValueError(f"{name} is empty, but must have a prompt a line")
+    if "" in lines:
+        raise ValueError(f"{name}: line {lines.index('') + 1} is empty, but each must be a prompt; remove it")
+    return lines
+
+
+def begin(
+    out: str | os.PathLike, prompts: Sequence[str | None], folder: str | os.PathLike, settings: Mapping[str, Any]
+) -> Record:
+    """The record of these samples, or of those that are done of them; `folder` is the model's. Errors as Record's."""
+    # The index has the checksum of each tensor.
+    files = ("hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index")
+    run = {
+        "prompts": f"{len(prompts)} ({_digest(json.dumps(prompts).encode())})",
+        "model": _digest(b"".join(Path(folder, name).read_bytes() for name in files)),
+        **settings,
+    }
+    seed = run.pop("seed")
+    return Record(out, run, seed)
+
+
+def _digest(content: bytes) -> str:
+    return f"SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def write(
+    model: "GPT2",
+    enc: "Encoder",
+    prompts: Sequence[str | None],
+    settings: Mapping[str, Any],
+    *,
+    record: Record | None = None,
+    as_json: bool = False,
+    bar: bool = False,
+) -> None:
+    """Writes all samples in order: to stdout, each as soon as those before it are there, or as the record's file.
+
+    Args:
+        settings: `generate`'s; the seed is the record's, where there is one.
+        as_json: a line of JSON for each.
+        bar: show on stderr how far it is.
+    """
+    from gpt2_tf.text import completions
+
+    of = len(prompts) * settings["num_samples"]
+    done = {} if record is None else record.done
+    if record is not None:
+        settings = {**settings, "seed": record.seed}
+    numbered = completions(model, enc, prompts, done=frozenset(done), **settings)
+    if bar:
+        numbered = _with_bar(numbered, len(done), of)
+    if record is None:
+        for number, completion in in_order(numbered):
+            _print(line(completion._asdict(), number, of, as_json=as_json), bar)
+        return
+    for number, completion in numbered:
+        record.add(number, completion._asdict())
+    record.finish(line(done[number], number, of, as_json=as_json) for number in range(of))
+
+
+def line(fields: Mapping[str, Any], number: int, of: int, *, as_json: bool = False) -> str:
+    """What is written of sample `number`, from 0; `fields` are a Completion's."""
+    if as_json:
+        return json.dumps(fields)
+    banner = f"======== SAMPLE {number + 1} ========\n" if of > 1 else ""
+    return banner + fields["prompt"] + fields["text"]
+
+
+def in_order(numbered: Iterable[tuple[int, "Completion"]]) -> Iterator[tuple[int, "Completion"]]:
+    """Each as soon as all before it were there."""
+    waiting, number = {}, 0
+    for other, completion in numbered:
+        waiting[other] = completion
+        while number in waiting:
+            yield number, waiting.pop(number)
+            number += 1
+
+
+def _with_bar(numbered: Iterable[tuple[int, "Completion"]], done: int, of: int) -> Iterator[tuple[int, "Completion"]]:
+    """The same, with a bar on stderr."""
+    from tqdm import tqdm
+
+    # A log keeps each line that a terminal overwrites.
+    seconds = 0.1 if sys.stderr.isatty() else 10
+    with tqdm(initial=done, total=of, unit="sample", mininterval=seconds) as bar:
+        for item in numbered:
+            bar.update()
+            yield item
+
+
+def _print(text: str, bar: bool) -> None:
+    if bar and sys.stdout.isatty() and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(text)  # above the bar, which is on the same terminal
+    else:
+        print(text)
+    sys.stdout.flush()

@@ -1,0 +1,130 @@
+"""The record of a run: what a kill leaves of it, byte by byte, and whose run it is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gpt2_tf.record import Record
+
+RUN = {"prompts": "3", "temperature": 0.7, "stop": ("\n",)}
+SAMPLES = [{"text": "naïve"}, {"text": "two\nlines"}, {"text": "色"}]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out.txt"
+
+
+@pytest.fixture
+def part(tmp_path):
+    return tmp_path / "out.txt.part"
+
+
+def test_a_record_becomes_the_file(out, part):
+    with Record(out, RUN, 1) as record:
+        for number in (2, 0, 1):
+            record.add(number, SAMPLES[number])
+            assert not out.exists()
+        record.finish(record.done[number]["text"] for number in range(3))
+    assert out.read_bytes() == "naïve\ntwo\nlines\n色\n".encode()
+    assert [path.name for path in out.parent.iterdir()] == ["out.txt"]
+
+
+def test_what_is_added_is_in_the_file_at_once(out, part):
+    with Record(out, RUN, 1) as record:
+        record.add(1, SAMPLES[1])
+        first, line = part.read_text().splitlines()
+    assert json.loads(first) == {"run": {"prompts": "3", "temperature": 0.7, "stop": ["\n"], "seed": 1}}
+    assert json.loads(line) == {"number": 1, **SAMPLES[1]}
+
+
+def test_a_record_cut_anywhere_is_gone_on_with(out, part):
+    with Record(out, RUN, 1) as record:
+        for number, fields in enumerate(SAMPLES):
+            record.add(number, fields)
+    whole = part.read_bytes()
+    assert whole.count(b"\n") == 4
+    for size in range(len(whole) + 1):
+        part.write_bytes(whole[:size])
+        with Record(out, RUN, 1) as record:
+            n = max(0, whole[:size].count(b"\n") - 1)
+            assert record.done == dict(enumerate(SAMPLES[:n]))
+            for number in range(n, 3):
+                record.add(number, SAMPLES[number])
+        assert part.read_bytes() == whole
+
+
+def test_a_drawn_seed_is_kept(out):
+    with Record(out, RUN) as record:
+        seed = record.seed
+    with Record(out, RUN) as record:
+        assert record.seed == seed
+    with Record(out, RUN, seed) as record:
+        assert record.seed == seed
+    with pytest.raises(ValueError, match=f"of another run, with seed {seed} instead of {seed + 1}; give what it was"):
+        Record(out, RUN, seed + 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"temperature": 0.8}, "with temperature 0.7 instead of 0.8"),
+        ({"prompts": "4"}, "with prompts 3 instead of 4"),
+        ({"stop": ()}, r"with stop \['\\n'\] instead of \[\]"),
+        ({"top_k": 3}, "with top_k None instead of 3"),
+    ],
+)
+def test_another_run_is_not_mixed_in(out, part, other, message):
+    with Record(out, RUN, 1) as record:
+        record.add(1, SAMPLES[1])
+    before = part.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        Record(out, {**RUN, **other}, 1)
+    assert part.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "number"),
+    [
+        (b"Once upon a time\nthere was a text", 1),
+        (b"[1]\n", 1),
+        (b'{"number": 1}\n', 1),
+        (b'{"run": {"prompts": "3", "temperature": 0.7, "stop": ["\\n"], "seed": 1}}\n{"number": 0}\n{"num\n', 3),
+        (b'{"run": {"prompts": "3", "temperature": 0.7, "stop": ["\\n"], "seed": 1}}\n\xff\n{"number": 1}\n', 2),
+    ],
+)
+def test_a_file_that_is_no_record_stays_as_it_is(out, part, content, number):
+    part.write_bytes(content)
+    with pytest.raises(ValueError, match=f"damaged in line {number}, or no record of a run; choose another --out"):
+        Record(out, RUN, 1)
+    assert part.read_bytes() == content
+
+
+def test_a_file_that_is_there_is_not_overwritten(out, part):
+    out.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out.txt is there already; choose another --out, or remove it"):
+        Record(out, RUN, 1)
+    assert out.read_text() == "mine" and not part.exists()
+
+
+def test_a_kill_between_the_file_and_the_records_end(out, part):
+    with Record(out, RUN, 1) as record:
+        record.add(0, SAMPLES[0])
+        content = part.read_bytes()
+        record.finish(["naïve"])
+    part.write_bytes(content)
+    with Record(out, RUN, 1) as record:
+        record.finish(["naïve"])
+    assert out.read_text() == "naïve\n" and not part.exists()
+
+
+def test_two_processes_do_not_write_one_record(out):
+    pytest.importorskip("fcntl")
+    script = "import sys; from gpt2_tf.record import Record; Record(sys.argv[1], {}, 1)"
+    with Record(out, {}, 1):
+        ran = subprocess.run([sys.executable, "-c", script, out], capture_output=True, text=True, timeout=60)
+    assert "BlockingIOError" in ran.stderr
+    assert f"{out}.part is being written by another process; wait for it, or choose another --out" in ran.stderr
+    assert subprocess.run([sys.executable, "-c", script, out], timeout=60).returncode == 0
