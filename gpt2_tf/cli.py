@@ -3,14 +3,14 @@
 import argparse
 import contextlib
 import io
-import math
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-from gpt2_tf import __version__
+from gpt2_tf import __version__, interrupt
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, canonical_size
+from gpt2_tf.settings import SETTINGS, STOP, number
 
 BUNDLED_NOTICE = (
     "gpt2-tf: no --model given, so the small bundled model answers; "
@@ -19,10 +19,7 @@ BUNDLED_NOTICE = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit status: 0, or after one line on stderr 1, 2 (wrong usage) or 130 (Ctrl-C).
-
-    While text is generated, Ctrl-C ends the process without a line.
-    """
+    """Runs one command. Returns the exit status: 0, or after one line on stderr 1, 2 (wrong usage) or 130 (Ctrl-C)."""
     args = _parser().parse_args(argv)
     if sys.stderr is None:  # closed, as by `2>&-`: without this, print would take stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
@@ -47,30 +44,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def generate(args: argparse.Namespace) -> None:
-    prompt = _text(args.prompt) if args.prompt is not None else None
+    from gpt2_tf import folder, prompts
+
+    if args.file is not None:
+        texts = prompts.read(_file(args.file), "stdin" if args.file == "-" else args.file)
+    else:
+        texts = [None if args.prompt is None else _text(args.prompt)]
+    settings = {**_settings(args), "window": args.window, "num_samples": args.nsamples}
+    # What is wrong from here to the record is said before TensorFlow takes its seconds.
+    place = folder.find(_model(args), args.models_dir)
+    draft = args.draft_model
+    if draft not in (None, "lookup"):
+        draft = folder.find(draft, args.models_dir)
+    record = None if args.out is None else prompts.begin(args.out, texts, place, settings)
+    with record or contextlib.nullcontext(), interrupt.kept():
+        from gpt2_tf import load, stream
+
+        model, enc = load(place)
+        if isinstance(draft, Path):
+            draft, _ = load(draft)
+        settings |= {"batch_size": args.batch_size, "draft": draft}
+        if record is None and len(texts) == args.nsamples == 1 and not args.json:
+            _stream(texts[0] or "", stream(model, enc, texts[0], **settings))
+        else:
+            bar = args.file is not None
+            prompts.write(model, enc, texts, settings, record=record, as_json=args.json, bar=bar)
+
+
+def interactive(args: argparse.Namespace) -> None:
     from gpt2_tf import folder
 
-    place = folder.find(_model(args), args.models_dir)  # what is wrong here is said before TensorFlow takes its seconds
-    from gpt2_tf import generate, load
+    place = folder.find(_model(args), args.models_dir)
+    from gpt2_tf import load
 
     model, enc = load(place)
-    with _ended_by_ctrl_c():
-        completions = generate(
-            model,
-            enc,
-            prompt,
-            length=args.length,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            num_samples=args.nsamples,
-            seed=args.seed,
-            batch_size=args.batch_size,
-        )
-    for i, completion in enumerate(completions, start=1):
-        if args.nsamples > 1:
-            print(f"======== SAMPLE {i} ========")
-        print(completion.prompt + completion.text)
+    from gpt2_tf.interactive import Session, run
+
+    run(Session(model, enc, _settings(args)))
 
 
 def download(args: argparse.Namespace) -> None:
@@ -123,25 +133,44 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(run=run)
         return subparser
 
-    sub = command(generate, "Continue a prompt, or write without one; the text goes to stdout.", models)
-    sub.add_argument("prompt", nargs="?", metavar="PROMPT", help="- reads stdin; none starts from <|endoftext|>")
-    sub.add_argument("--length", type=_number(int, 1), help="new tokens at most (default: 100, or what fits)")
+    settings = argparse.ArgumentParser(add_help=False)
+    for name, setting in SETTINGS.items():
+        action = "append" if name == "stop" else "store"
+        default = None if name == "stop" else setting.default
+        flag = f"--{name.replace('_', '-')}"
+        settings.add_argument(flag, action=action, type=_typed(setting.parse), default=default, help=setting.help)
+
+    sub = command(generate, "Continue a prompt, or write without one; the text goes to stdout.", models, settings)
+    source = sub.add_mutually_exclusive_group()
+    source.add_argument("prompt", nargs="?", metavar="PROMPT", help="- reads stdin; none starts from <|endoftext|>")
+    source.add_argument("--file", metavar="FILE", help="a prompt a line, each continued; - reads stdin")
+    sub.add_argument("--nsamples", type=_typed(number(int, 1)), default=1, help="how many for each prompt (default: 1)")
+    sub.add_argument("--batch-size", type=_typed(number(int, 1)), help="samples computed at a time (default: up to 16)")
     sub.add_argument(
-        "--temperature", type=_number(float, 0), default=1.0, help="0 takes the likeliest token each time (default: 1)"
+        "--draft-model",
+        metavar="NAME|DIR",
+        help="a smaller model guesses several tokens for --model to check at once, which can be quicker; "
+        "lookup: guess what came after these words before",
     )
-    sub.add_argument("--top-k", type=_number(int, 0), default=0, help="keep the k likeliest tokens (default: 0, all)")
     sub.add_argument(
-        "--top-p",
-        type=_number(float, 0, 1, above=True),
-        default=1.0,
-        help="keep the likeliest tokens of this probability together (default: 1, all)",
+        "--window", action="store_true", help="go on past the model's window, from the newer half of it when it is full"
     )
-    sub.add_argument("--seed", type=_number(int, -(2**63), 2**63 - 1), help="the same seed gives the same text")
-    sub.add_argument("--nsamples", type=_number(int, 1), default=1, help="how many to write (default: 1)")
-    sub.add_argument("--batch-size", type=_number(int, 1), help="samples computed at a time (default: all)")
+    sub.add_argument(
+        "--json", action="store_true", help="an object a line: prompt, text, ids, finish_reason and logprobs of each"
+    )
+    sub.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write here, not to stdout, when all is done; until then FILE.part keeps what is, "
+        "and the same command goes on from it after an end before its time",
+    )
+
+    command(interactive, "Write along with the model, line by line; /help there says how.", models, settings)
 
     sub = command(download, "Fetch OpenAI's files of one size; a second run resumes.")
-    sub.add_argument("size", metavar="SIZE", type=_size, help=f"{', '.join(SIZES)} (once {', '.join(OLDER_NAMES)})")
+    sub.add_argument(
+        "size", metavar="SIZE", type=_typed(canonical_size), help=f"{', '.join(SIZES)} (once {', '.join(OLDER_NAMES)})"
+    )
     sub.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
     sub.add_argument("--base-url", help="a mirror (default: $GPT2_TF_BASE_URL, else OpenAI's public bucket)")
 
@@ -160,28 +189,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"gpt2-tf: error: {message}; `{self.prog} --help` shows the usage\n")
 
 
-def _size(text: str) -> str:
-    try:
-        return canonical_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _typed(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """An argparse type that says what `parse` has against a text."""
 
-
-def _number(kind: type, least: float, most: float = math.inf, *, above: bool = False) -> Callable:
-    """An argparse type: a finite number from `least` (not itself where `above`) to `most`."""
-
-    def parse(text: str):
+    def typed(text: str) -> object:
         try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (least < value if above else least <= value) or not value <= most or value == math.inf:
-            limits = f"{'above' if above else 'at least'} {least}" + f" and at most {most}" * (most != math.inf)
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is given, but it must be {noun} {limits}")
-        return value
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-    return parse
+    return typed
+
+
+def _settings(args: argparse.Namespace) -> dict[str, object]:
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    settings["stop"] = STOP if args.stop is None else tuple(string for string in args.stop if string)
+    return settings
 
 
 def _model(args: argparse.Namespace) -> str:
@@ -201,24 +224,33 @@ def _encoder(args: argparse.Namespace):
 def _text(argument: str) -> str:
     """The argument, or all of stdin for "-"."""
     # Bytes of an argument that aren't UTF-8 come as lone surrogates, and would go on as U+FFFD.
-    content = sys.stdin.buffer.read() if argument == "-" else argument.encode(errors="surrogateescape")
+    return _file("-") if argument == "-" else _decoded(argument.encode(errors="surrogateescape"), "the text")
+
+
+def _file(name: str) -> str:
+    """All of a file, or of stdin for "-"."""
+    if name == "-":
+        return _decoded(sys.stdin.buffer.read(), "stdin")
+    with open(name, "rb") as file:
+        return _decoded(file.read(), name)
+
+
+def _decoded(content: bytes, what: str) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{'stdin' if argument == '-' else 'the text'} is not UTF-8: byte {content[error.start]:#04x} "
-            f"at offset {error.start}; convert it first"
+            f"{what} is not UTF-8: byte {content[error.start]:#04x} at offset {error.start}; convert it first"
         ) from None
 
 
-@contextlib.contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
-    """Lets Ctrl-C end the process at once: Python itself would wait until TensorFlow's whole loop is done."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _stream(prompt: str, pieces: Iterable[str]) -> None:
+    print(prompt, end="", flush=True)
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    finally:  # also after a Ctrl-C
+        print(flush=True)
 
 
 def _give_up_stdout() -> None:

@@ -31,6 +31,7 @@ FLOORS = {
     "gpt2_tf.folder": 4,
     "gpt2_tf.text": 5,
     "gpt2_tf.beam": 6,
+    "gpt2_tf.interactive": 6,
     "gpt2_tf.prompts": 6,
     "gpt2_tf": 7,
     "gpt2_tf.cli": 8,
