@@ -16,13 +16,19 @@ BUNDLED_NOTICE = (
     "gpt2-tf: no --model given, so the small bundled model answers; "
     "--model 124M fetches OpenAI's (498 MB) and answers with it"
 )
+BUNDLED_VOCABULARY_NOTICE = (
+    "gpt2-tf: no --model given, so the ids are those of the small bundled model; --model 124M has OpenAI's"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0, or after one line on stderr 1, 2 (wrong usage) or 130 (Ctrl-C)."""
-    args = _parser().parse_args(argv)
-    if sys.stderr is None:  # closed, as by `2>&-`: without this, print would take stdout
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by `2>&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:  # said by the command's parser, whose --help has what was meant
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a pipe on Windows can't take every character
     try:
@@ -32,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         return 1
     except KeyboardInterrupt:
-        print("gpt2-tf: interrupted", file=sys.stderr)
+        again = "; run it again and it resumes" if args.run is download else ""
+        print(f"gpt2-tf: interrupted{again}", file=sys.stderr)
         return 130
     except Exception as error:
         if args.debug:
@@ -95,7 +102,7 @@ def encode(args: argparse.Namespace) -> None:
 
 
 def decode(args: argparse.Namespace) -> None:
-    words = _text("-").split() if args.ids == ["-"] else args.ids
+    words = (_text("-") if args.ids == ["-"] else " ".join(args.ids)).split()
     ids = []
     for word in words:
         try:
@@ -111,7 +118,7 @@ def decode(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     from gpt2_tf import folder
 
-    for key, value in folder.describe(_model(args), args.models_dir).items():
+    for key, value in folder.describe("shakespeare" if args.model is None else args.model, args.models_dir).items():
         print(f"{key:<11} {value}")
 
 
@@ -130,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(run: Callable, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
         subparser = commands.add_parser(run.__name__, help=help, description=help, parents=[*parents, debug])
-        subparser.set_defaults(run=run)
+        subparser.set_defaults(run=run, parser=subparser)
         return subparser
 
     settings = argparse.ArgumentParser(add_help=False)
@@ -207,9 +214,9 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
     return settings
 
 
-def _model(args: argparse.Namespace) -> str:
+def _model(args: argparse.Namespace, notice: str = BUNDLED_NOTICE) -> str:
     if args.model is None:
-        print(BUNDLED_NOTICE, file=sys.stderr)
+        print(notice, file=sys.stderr)
         return "shakespeare"
     return args.model
 
@@ -218,7 +225,8 @@ def _encoder(args: argparse.Namespace):
     from encoder import Encoder
     from gpt2_tf import folder
 
-    return Encoder.from_folder(folder.find(_model(args), args.models_dir, folder.VOCABULARY))
+    model = _model(args, BUNDLED_VOCABULARY_NOTICE)
+    return Encoder.from_folder(folder.find(model, args.models_dir, folder.VOCABULARY))
 
 
 def _text(argument: str) -> str:

@@ -64,7 +64,7 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
         weights = f"{len(tensors)} tensors, {_data(folder, data_sizes(tensors))}"
     values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
     values |= {"parameters": f"{hparams.n_params:,}", "weights": weights}
-    if missing := [name for name in VOCABULARY if not (folder / name).exists()]:
+    if folder.exists() and (missing := [name for name in VOCABULARY if not (folder / name).exists()]):
         values["vocabulary"] = f"{' and '.join(missing)} missing"
     return {key: str(value) for key, value in values.items()}
 

@@ -24,7 +24,7 @@ import download_model
 import gpt2_tf
 from gpt2_tf import GPT2, HParams, __version__, folder
 from gpt2_tf.bundle import read_index
-from gpt2_tf.cli import BUNDLED_NOTICE, main
+from gpt2_tf.cli import BUNDLED_NOTICE, BUNDLED_VOCABULARY_NOTICE, main
 
 DATA = "model.ckpt.data-00000-of-00001"
 
@@ -97,12 +97,12 @@ def copy(tiny_folder, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
 
 
-def assert_error(ran: Ran, status: int, *parts: str, notice: bool = False) -> None:
+def assert_error(ran: Ran, status: int, *parts: str, notice: bool | str = False) -> None:
     """One line on stderr with all the parts, after the notice of the bundled model where it answers."""
     assert ran.status == status
     assert ran.out == b""
     lines = ran.err.splitlines()
-    assert lines[:-1] == [BUNDLED_NOTICE] * notice
+    assert lines[:-1] == ([notice] if isinstance(notice, str) else [BUNDLED_NOTICE] * notice)
     assert ran.err.endswith("\n") and lines[-1].startswith("gpt2-tf: error: ")
     for part in parts:
         assert part in lines[-1]
@@ -275,7 +275,7 @@ def test_bundled_model_writes_without_a_prompt(cli):
 
 def test_bundled_model_described(cli):
     ran = cli("info")
-    assert (ran.status, ran.err) == (0, BUNDLED_NOTICE + "\n")
+    assert (ran.status, ran.err) == (0, "")
     described = dict(line.split(maxsplit=1) for line in ran.out.decode().splitlines())
     assert described["model"] == "shakespeare"
     hparams = HParams.from_json(Path(described["folder"], "hparams.json"))
@@ -298,6 +298,29 @@ def test_encode_then_decode_is_the_very_text(cli, tiny_folder):
 def test_decode_writes_part_of_a_character_as_it_is(cli, tiny_folder):
     first, *_ = text_of(cli("encode", "--model", tiny_folder, "\u0101")).split()
     assert cli("decode", "--model", tiny_folder, first) == (0, b"\xc4", "")
+
+
+def test_ids_in_one_argument_are_ids_too(cli, tiny_folder):
+    ids = text_of(cli("encode", "The quick", "--model", tiny_folder))
+    assert cli("decode", ids, "--model", tiny_folder).out == cli("decode", *ids.split(), "--model", tiny_folder).out
+
+
+def test_whose_ids_they_are_is_said(cli):
+    ran = cli("encode", "The quick")
+    assert ran.err == BUNDLED_VOCABULARY_NOTICE + "\n" and "the ids are those of" in ran.err
+    assert cli("decode", *ran.out.decode().split()).err == BUNDLED_VOCABULARY_NOTICE + "\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(environment, tiny_folder, closed):
+    """As a daemon has them: no traceback, and what is left open has what it should."""
+    command = f"{sys.executable} -m gpt2_tf encode 'The quick' --model {tiny_folder} {closed}"
+    ran = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert bool(ran.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    command = f"{sys.executable} -m gpt2_tf encode - --model {tiny_folder} {closed}"
+    ran = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_encode_and_decode_nothing(cli, tiny_folder):
@@ -325,7 +348,7 @@ def test_info_of_a_folder(cli, tiny_folder):
 def test_info_of_a_size_fetches_nothing(cli, tmp_path):
     out = text_of(cli("info", "--model", "117M", "--models-dir", tmp_path))
     assert "124,439,808" in out
-    assert f"not in {tmp_path / '124M'}; `gpt2-tf download 124M` fetches them" in out
+    assert f"not in {tmp_path / '124M'}; `gpt2-tf download 124M --models-dir {tmp_path}` fetches them" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -436,7 +459,7 @@ USAGE = {
     "stop escape": (["generate", "--stop", r"a\d"], [r"--stop: \d in a\d has no meaning", r"\n, \r, \t, or \\"]),
     "stop not UTF-8": (["generate", "--stop", "a\udcff"], [r"--stop: 'a\udcff' is not UTF-8", "convert it first"]),
     "prompt and file": (["generate", "x", "--file", "f"], ["--file: not allowed with argument PROMPT"]),
-    "interactive prompt": (["interactive", "x"], ["unrecognized arguments: x", "`gpt2-tf --help`"]),
+    "interactive prompt": (["interactive", "x"], ["unrecognized arguments: x", "`gpt2-tf interactive --help`"]),
     "seed word": (["generate", "--seed", "x"], ["--seed: 'x'", "a whole number"]),
     "seed over 64 bits": (["generate", "--seed", str(2**63)], [f"'{2**63}'", f"at most {2**63 - 1}"]),
 }
@@ -508,7 +531,7 @@ def test_wrong_input_to_the_bundled_model(cli):
 
 NAMED = {
     "no such model": ("nope", ["'nope'", "124M, 355M, 774M, 1558M", "'shakespeare'", "or a folder"]),
-    "no name at all": ("", ["expected a model's folder"]),
+    "no name at all": ("", ["there is no model ''", "or a folder"]),
     "a file": (__file__, [f"{__file__} is not a folder", "hparams.json, model.ckpt.*"]),
 }
 
