@@ -6,13 +6,17 @@ LevelDB's format: blocks of prefix-compressed keys, an index block that says whe
 Formats: github.com/google/leveldb, doc/table_format.md; tensorflow/core/protobuf/tensor_bundle.proto.
 """
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+NAME = "model.ckpt"
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER_SIZE = 48
 # TensorFlow's DataType enum; bfloat16 and the 8-bit floats are NumPy's names with ml_dtypes, "string" isn't NumPy's.
@@ -55,6 +59,19 @@ class Entry(NamedTuple):
     offset: int
     size: int
     crc32c: int
+
+
+def prefix(folder: str | os.PathLike) -> Path:
+    """A folder's checkpoint, without the endings of its files: the one that its file `checkpoint` names, if it is
+    there, as `tf.train.latest_checkpoint` says; else `model.ckpt`. Fine-tuned ones are named `model-1000` and so on.
+    """
+    with contextlib.suppress(OSError):
+        named = re.match(rb'model_checkpoint_path: "([^"\n]+)"', Path(folder, "checkpoint").read_bytes())
+        # The name alone: the folder may have been another when it was written.
+        name = re.split(r"[/\\]", named[1].decode(errors="replace"))[-1] if named else ""
+        if name and Path(folder, f"{name}.index").exists():
+            return Path(folder, name)
+    return Path(folder, NAME)
 
 
 def read_index(path: str | os.PathLike) -> dict[str, Entry]:

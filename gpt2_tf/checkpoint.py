@@ -1,4 +1,4 @@
-"""OpenAI's TensorFlow checkpoint, `model.ckpt.*`, <-> variables by name.
+"""OpenAI's TensorFlow checkpoint, `model.ckpt.*`, <-> variables by name; what was fine-tuned may be named otherwise.
 
 It knows names and shapes, not the model, so that `model.py` may import it.
 """
@@ -11,9 +11,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from gpt2_tf.bundle import data_sizes, read_index
+from gpt2_tf import bundle
+from gpt2_tf.bundle import NAME, data_sizes, read_index
 
-NAME = "model.ckpt"
 Variables = Mapping[str, keras.Variable]
 
 
@@ -25,7 +25,7 @@ def restore(folder: str | os.PathLike, variables: Variables) -> None:
         ValueError: the tensors' names, shapes or dtypes aren't the variables' (all differences are named), a data
             file is of another size than the index says, or a tensor fails its checksum (it is named).
     """
-    prefix = Path(folder, NAME)
+    prefix = bundle.prefix(folder)
     entries = read_index(f"{prefix}.index")
     _check_names(prefix, entries, variables)
     _check_sizes(prefix, entries)
@@ -42,7 +42,7 @@ def check_count(folder: str | os.PathLike, n_params: int) -> None:
 
     It might not fit in memory; of a model that is nearer, `restore` names each difference.
     """
-    path = Path(folder, f"{NAME}.index")
+    path = Path(f"{bundle.prefix(folder)}.index")
     found = sum(data_sizes(read_index(path)).values()) // 4  # float32
     if n_params > 10 * found:
         raise ValueError(f"hparams.json describes a model of {n_params:,} weights, but {path} lists {found:,}")

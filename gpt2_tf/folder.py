@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import download_model
 from encoder import Encoder
-from gpt2_tf.bundle import data_sizes, read_index
+from gpt2_tf.bundle import data_sizes, prefix, read_index
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, HParams, canonical_size
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
     else:
         folder = find(model, models_dir, names=())
         hparams = HParams.from_json(folder / "hparams.json")
-        tensors = read_index(folder / "model.ckpt.index")
-        weights = f"{len(tensors)} tensors, {_data(folder, data_sizes(tensors))}"
+        checkpoint = prefix(folder)
+        tensors = read_index(f"{checkpoint}.index")
+        weights = f"{len(tensors)} tensors, {_data(checkpoint, data_sizes(tensors))}"
     values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
     values |= {"parameters": f"{hparams.n_params:,}", "weights": weights}
     if folder.exists() and (missing := [name for name in VOCABULARY if not (folder / name).exists()]):
@@ -69,14 +70,16 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
     return {key: str(value) for key, value in values.items()}
 
 
-def _data(folder: Path, sizes: dict[int, int]) -> str:
+def _data(checkpoint: Path, sizes: dict[int, int]) -> str:
     """What is there of the files that hold the weights, `sizes` bytes each by their numbers."""
     expected = sum(sizes.values())
-    paths = [folder / f"model.ckpt.data-{shard:05d}-of-{len(sizes):05d}" for shard in sizes]
+    paths = [Path(f"{checkpoint}.data-{shard:05d}-of-{len(sizes):05d}") for shard in sizes]
     found = sum(path.stat().st_size for path in paths if path.exists())
     if found == expected:
-        return f"{expected:,} bytes in model.ckpt"
-    return f"but {found:,} of {expected:,} bytes in model.ckpt: {' and '.join(path.name for path in paths)} isn't whole"
+        return f"{expected:,} bytes in {checkpoint.name}"
+    return (
+        f"but {found:,} of {expected:,} bytes in {checkpoint.name}: {' and '.join(p.name for p in paths)} isn't whole"
+    )
 
 
 def _is_size(model: str | os.PathLike) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2_tf.bundle import prefix
 from gpt2_tf.record import Record
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def begin(
 ) -> Record:
     """The record of these samples, or of those that are done of them; `folder` is the model's. Errors as Record's."""
     # The index has the checksum of each tensor.
-    files = ("hparams.json", "encoder.json", "vocab.bpe", "model.ckpt.index")
+    files = ("hparams.json", "encoder.json", "vocab.bpe", f"{prefix(folder).name}.index")
     run = {
         "prompts": f"{len(prompts)} ({_digest(json.dumps(prompts).encode())})",
         "model": _digest(b"".join(Path(folder, name).read_bytes() for name in files)),

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gpt2_tf import bundle
-from gpt2_tf.bundle import Entry, crc32c, damaged, data_sizes, proto_fields, read_index
+from gpt2_tf.bundle import Entry, crc32c, damaged, data_sizes, prefix, proto_fields, read_index
 
 OFFICIAL = Path(__file__).parents[2] / "shared" / "data" / "official-117M" / "model.ckpt.index"
 
@@ -334,3 +334,22 @@ def test_any_bytes_before_the_magic_number(scratch, data):
 @anything
 def test_any_entry_in_a_right_table(scratch, data):
     read_or_value_error(scratch, table([HEADER, (b"w", data)]))
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ('model_checkpoint_path: "model-500"\nall_model_checkpoint_paths: "model-400"\n', "model-500"),
+        ('model_checkpoint_path: "/home/me/checkpoint/run1/model-500"\n', "model-500"),
+        ('model_checkpoint_path: "C:\\\\run1\\\\model-500"\n', "model-500"),
+        ('model_checkpoint_path: "model-600"\n', "model.ckpt"),  # which isn't there
+        ("", "model.ckpt"),
+        (None, "model.ckpt"),
+    ],
+)
+def test_the_checkpoint_is_the_one_that_the_folder_names(tmp_path, content, expected):
+    for name in ("model-400", "model-500", "model.ckpt"):
+        (tmp_path / f"{name}.index").touch()
+    if content is not None:
+        (tmp_path / "checkpoint").write_text(content)
+    assert prefix(tmp_path) == tmp_path / expected

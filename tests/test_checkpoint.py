@@ -199,6 +199,16 @@ def test_the_index_takes_its_place_last(saved, folder, monkeypatch):
     assert moved[2:] == ["model.ckpt.index", "hparams.json"]
 
 
+def test_a_fine_tuned_folder_has_a_name_of_its_own(saved, folder):
+    """As gpt-2-simple leaves it: model-500.*, which `checkpoint` names, for TensorFlow to find."""
+    for path in folder.glob("model.ckpt.*"):
+        path.rename(folder / path.name.replace("model.ckpt", "model-500"))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model-500"\n')
+    assert tf.train.latest_checkpoint(folder) == str(folder / "model-500")
+    for old, new in zip(saved[0].weights, GPT2.from_checkpoint(folder).weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_no_read_permission(saved, unwritable):
     """What may not be read isn't damaged. The folder is root's, and so is what root put there."""
     folder = unwritable.parent / "unreadable"
