@@ -2,12 +2,14 @@
 
     python examples/benchmark.py generate --size 124M
 
-All models have random weights, and so many that only their number matters. Each line is measured in every round, in
-turn, and the table has the medians: machines drift, so only the ratios within one run mean something. The limit is what
-reading all weights once a token allows, at the rate at which this machine sums a large tensor.
+All models have random weights. Each line is measured in every round, in turn, and the table has the medians: machines
+drift, so only the ratios within one run mean something. Each library has a process of its own, as the threads of one
+would wait upon the other's. The limit is what reading all weights once a token allows, at the rate at which this
+machine sums a large tensor.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -25,16 +27,6 @@ def seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-def memory_rate() -> float:
-    """Bytes a second that are read from memory: 1 GB, summed."""
-    import tensorflow as tf
-
-    numbers = tf.ones([2**28])
-    total = tf.function(tf.reduce_sum)
-    total(numbers)
-    return 2**30 / min(seconds(lambda: total(numbers).numpy()) for _ in range(5))
 
 
 def ours(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str, tuple[int, Callable]]:
@@ -108,32 +100,58 @@ def keras_nlp(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dic
     }
 
 
+def memory(*_) -> dict[str, tuple[int, Callable]]:
+    """Sums 1 GB."""
+    import tensorflow as tf
+
+    numbers = tf.ones([2**28])
+    total = tf.function(tf.reduce_sum)
+    return {"memory": (1, lambda: total(numbers).numpy())}
+
+
+def work(connection, make: Callable, *arguments) -> None:
+    """A library's process: says what it has, then takes names and says how many seconds each took."""
+    try:
+        lines = make(*arguments)
+    except ImportError as error:
+        connection.send(error.name)
+        return
+    connection.send({name: batch for name, (batch, _) in lines.items()})
+    while name := connection.recv():
+        connection.send(seconds(lines[name][1]))
+
+
 def generate(args: argparse.Namespace) -> None:
     hparams = gpt2_tf.HParams.from_size(args.size)
     prompt = np.random.default_rng(0).integers(0, hparams.n_vocab, PROMPT).tolist()
-    lines = {}
-    for make in (ours, transformers, keras_nlp):
-        try:
-            lines |= make(hparams, prompt, args.length)
-        except ImportError as error:
-            print(f"left out: {error.name} is not installed")
-    rates = {name: [] for name in lines}
-    limits = []
-    with tqdm(total=len(lines) * (args.rounds + 1)) as bar:
+    context = multiprocessing.get_context("spawn")
+    batches, connections = {}, {}
+    for make in (memory, ours, transformers, keras_nlp):
+        connection, theirs = context.Pipe()
+        context.Process(target=work, args=(theirs, make, hparams, prompt, args.length), daemon=True).start()
+        answer = connection.recv()
+        if isinstance(answer, str):
+            print(f"left out: {answer} is not installed")
+            continue
+        batches |= answer
+        connections |= dict.fromkeys(answer, connection)
+    rates = {name: [] for name in batches}
+    with tqdm(total=len(rates) * (args.rounds + 1)) as bar:
         for round in range(args.rounds + 1):  # the first compiles
-            for name, (batch, run) in lines.items():
+            for name, batch in batches.items():
                 bar.set_description(name)
-                took = seconds(run)
+                connections[name].send(name)
+                took = connections[name].recv()
                 if round:
                     rates[name].append(batch * args.length / took)
                 bar.update()
-            limits.append(memory_rate() / (4 * hparams.n_params))
+    limits = [rate / args.length * 2**30 / (4 * hparams.n_params) for rate in rates.pop("memory")]
     limit = statistics.median(limits)
     print(f"{args.size}, float32, {PROMPT} prompt tokens and {args.length} new, median of {args.rounds} rounds")
     print(f"{'':32}{'tokens/s':>10}{'of the limit':>14}{'of transformers':>17}")
     print(f"{'the limit at batch 1':32}{limit:10.1f}")
     for name, values in rates.items():
-        rate, batch = statistics.median(values), lines[name][0]
+        rate, batch = statistics.median(values), batches[name]
         peer = rates.get("transformers, greedy" + ", batch 8" * (batch == 8))
         ratio = f"{rate / statistics.median(peer):17.2f}" if peer else ""
         print(f"{name:32}{rate:10.1f}{rate / batch / limit:14.2f}{ratio}")
