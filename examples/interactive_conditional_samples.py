@@ -24,15 +24,14 @@ def main():
     if args.batch_size < 1 or args.nsamples < 1 or args.nsamples % args.batch_size:
         parser.error(f"--nsamples {args.nsamples} is not a multiple of --batch_size {args.batch_size}")
 
-    from gpt2_tf.choice import choice
-
     model, enc = gpt2_tf.load(args.model_name, args.models_dir)
     length = model.hparams.n_ctx // 2 if args.length is None else args.length
     if not 1 <= length <= model.hparams.n_ctx:
         parser.error(f"--length {length} is not 1 to {model.hparams.n_ctx}, the model's window")
-    choice(
-        model.hparams.n_vocab, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p
-    )  # says what is wrong
+    from gpt2_tf.choice import choice  # by now TensorFlow has started, in silence
+
+    # Said before the first prompt, if something is wrong.
+    choice(model.hparams.n_vocab, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)
     while True:
         try:
             prompt = input("Model prompt >>> ")

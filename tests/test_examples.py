@@ -136,3 +136,13 @@ def test_train_a_model_and_load_it(tmp_path):
     logits = model(ids[:, :-1]).numpy()[0]
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(logits)), ids[0, 1:]]
     assert losses.mean() < np.log(300) - 0.5
+
+
+@pytest.mark.parametrize("script", [UNCONDITIONAL, INTERACTIVE])
+def test_a_script_prints_no_noise_of_tensorflows(script, tiny_folder):
+    flags = ["--model_name", tiny_folder, "--length", "4", "--nsamples", "1"]
+    ran = subprocess.run(
+        [sys.executable, EXAMPLES / script, *flags], input="The\n", capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "= SAMPLE 1 =" in ran.stdout
