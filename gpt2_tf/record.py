@@ -15,6 +15,8 @@ from typing import Any
 with contextlib.suppress(ImportError):  # Windows has none
     import fcntl
 
+BEGINNING = b'{"run": '
+
 
 class Record:
     """The record of one run: `done` is its finished samples, number -> fields, and `seed` what it draws from.
@@ -60,7 +62,7 @@ class Record:
             file.writelines(f"{line}\n" for line in lines)
         os.replace(temporary, self.out)
         self.file.close()
-        self.part.unlink()
+        self.part.unlink(missing_ok=True)  # another process may have had it since
 
     def _lock(self) -> None:
         if "fcntl" not in globals():
@@ -74,9 +76,12 @@ class Record:
 
     def _read(self, run: dict[str, Any], seed: int | None) -> None:
         self.file.seek(0)
-        *lines, _ = self.file.read().split(b"\n")
+        content = self.file.read()
+        *lines, _ = content.split(b"\n")
         self.done: dict[int, dict[str, Any]] = {}
-        if not lines:
+        if content and not content.startswith(BEGINNING[: len(content)]):
+            raise self._damaged(1)
+        if len(lines) < 2:  # without a sample there is nothing to go on with, and the settings may have been mistaken
             self.file.truncate(0)
             self.seed = random.getrandbits(31) if seed is None else seed
             self._write({"run": {**run, "seed": self.seed}})
@@ -101,11 +106,14 @@ class Record:
         except ValueError:
             fields = None
         if not isinstance(fields, dict) or key not in fields:
-            raise ValueError(
-                f"{self.part} is damaged in line {number}, or no record of a run; "
-                "choose another --out, or remove it to begin anew"
-            )
+            raise self._damaged(number)
         return fields
+
+    def _damaged(self, number: int) -> ValueError:
+        return ValueError(
+            f"{self.part} is damaged in line {number}, or no record of a run; "
+            "choose another --out, or remove it to begin anew"
+        )
 
     def _write(self, fields: Mapping[str, Any]) -> None:
         self.file.write(json.dumps(fields).encode() + b"\n")

@@ -64,8 +64,8 @@ SETTINGS = {"num_samples": 1, "temperature": 0.7, "seed": 1}
 
 
 def test_another_model_or_other_prompts_are_another_run(tiny_folder, tmp_path):
-    with prompts.begin(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS):
-        pass
+    with prompts.begin(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS) as record:
+        record.add(0, {"text": "c"})
     with prompts.begin(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS | {"seed": None}) as record:
         assert record.seed == 1
     with pytest.raises(

@@ -59,6 +59,7 @@ def test_a_record_cut_anywhere_is_gone_on_with(out, part):
 def test_a_drawn_seed_is_kept(out):
     with Record(out, RUN) as record:
         seed = record.seed
+        record.add(0, SAMPLES[0])
     with Record(out, RUN) as record:
         assert record.seed == seed
     with Record(out, RUN, seed) as record:
@@ -128,3 +129,22 @@ def test_two_processes_do_not_write_one_record(out):
     assert "BlockingIOError" in ran.stderr
     assert f"{out}.part is being written by another process; wait for it, or choose another --out" in ran.stderr
     assert subprocess.run([sys.executable, "-c", script, out], timeout=60).returncode == 0
+
+
+def test_a_record_without_samples_gives_way_to_other_settings(out, part):
+    """A mistake is often found after the record has begun, and is then put right."""
+    with Record(out, {"top_k": 5000}, 1):
+        pass
+    assert part.exists()
+    with Record(out, {"top_k": 50}, 1) as record:
+        record.add(0, {"text": "a"})
+    with pytest.raises(ValueError, match="of another run, with top_k 50 instead of 5000"):
+        Record(out, {"top_k": 5000}, 1)
+
+
+@pytest.mark.parametrize("content", [b"my notes", b'{"ruin": 1'])
+def test_notes_without_a_line_end_stay_too(out, part, content):
+    part.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged in line 1, or no record of a run"):
+        Record(out, {}, 1)
+    assert part.read_bytes() == content
