@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -84,13 +85,20 @@ SETTINGS = {
 
 
 def change(settings: dict[str, Any], name: str, text: str) -> None:
-    """Sets one to what was typed. ValueError where there is no such setting, or the text is not of its kind."""
-    parse = find(name).parse
+    """Sets one to what was typed, or to what `show` shows of it.
+
+    ValueError where there is no such setting, or the text is not of its kind.
+    """
+    setting = find(name)
     try:
-        value = parse(text)
+        if name == "stop":
+            # Quoted, there can be several, or with '' none.
+            strings = shlex.split(text) if text.startswith(("'", '"')) else [text]
+            settings[name] = tuple(setting.parse(string) for string in strings if string)
+        else:
+            settings[name] = None if text == "none" and setting.default is None else setting.parse(text)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    settings[name] = (value,) if name == "stop" else value
 
 
 def find(name: str) -> Setting:
@@ -106,5 +114,5 @@ def show(settings: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(f"'{escape(string)}'" for string in value) or "none"
+        return " ".join("'" + escape(string).replace("'", "'\"'\"'") + "'" for string in value) or "''"
     return "none" if value is None else str(value)

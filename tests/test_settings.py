@@ -73,3 +73,19 @@ def test_what_cannot_be_set_changes_nothing(name, text, message):
     with pytest.raises(ValueError, match=message):
         change(values, name, text)
     assert values == before
+
+
+@pytest.mark.parametrize("stop", [(), ("a",), ("\n\n", "it's", " "), ("'",), ("\\n",)])
+def test_stops_are_read_as_they_are_shown(stop):
+    settings = {"stop": ("before",)}
+    change(settings, "stop", show({"stop": stop}).removeprefix("stop").strip())
+    assert settings == {"stop": stop}
+
+
+def test_none_puts_back_what_has_no_value():
+    settings = {"length": 5, "seed": 3, "top_k": 2}
+    change(settings, "length", "none")
+    change(settings, "seed", "none")
+    assert settings == {"length": None, "seed": None, "top_k": 2}
+    with pytest.raises(ValueError, match="top_k: 'none' is given"):
+        change(settings, "top_k", "none")
