@@ -226,6 +226,8 @@ def beam_search(
         length=length_limit(model.hparams, len(context), length, window=False),
         length_penalty=length_penalty,
     )
+    if not np.isfinite(ended.score).all():
+        raise ValueError("the model's logits are not finite; its weights are damaged, or their training diverged")
     hypotheses = []
     for tokens, logprobs, count, stopped, score in zip(*(part.numpy().tolist() for part in ended), strict=True):
         sample = Sample(enc, prompt, ids, strings)

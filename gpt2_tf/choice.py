@@ -82,7 +82,8 @@ class Choice(NamedTuple):
         x = _if(self.min_p > 0, lambda x: filters.min_p(x, self.min_p), x)
         # float64, so that 50,257 small probabilities add up, and rare tokens keep theirs.
         cumulative = tf.cumsum(tf.nn.softmax(tf.cast(x, tf.float64)), axis=-1)
-        return tf.searchsorted(cumulative, noise[:, None] * cumulative[:, -1:], side="right")[:, 0]
+        token = tf.searchsorted(cumulative, noise[:, None] * cumulative[:, -1:], side="right")[:, 0]
+        return tf.minimum(token, tf.shape(x)[1] - 1)  # beyond, where a logit is no number
 
 
 def _if(condition: tf.Tensor, filter: Filter, x: tf.Tensor) -> tf.Tensor:
@@ -111,7 +112,7 @@ def choice(
         raise ValueError(f"top_p is {top_p}, but must be above 0 and at most 1 (off)")
     if not 0 <= min_p <= 1:
         raise ValueError(f"min_p is {min_p}, but must be 0 (off) to 1")
-    if not 0 < repetition_penalty < float("inf"):
+    if not 0 < np.float32(repetition_penalty) < float("inf"):
         raise ValueError(f"repetition_penalty is {repetition_penalty}, but must be above 0 (1 is off)")
     for name, value in (("no_repeat_ngram", no_repeat_ngram), ("min_length", min_length)):
         if not is_whole(value, 0, 2**31 - 1):
@@ -124,6 +125,8 @@ def choice(
                 "(-inf for never)"
             )
         bias[token] = value
+    if np.isneginf(bias).all():
+        raise ValueError("logit_bias forbids every token")
     return Choice(
         tf.constant(bias),
         tf.constant(repetition_penalty, tf.float32),

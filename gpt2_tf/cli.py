@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         return 1
     except KeyboardInterrupt:
-        again = "; run it again and it resumes" if args.run is download else ""
+        resumes = args.run is download or getattr(args, "out", None)
+        again = "; run it again and it resumes" if resumes else ""
         print(f"gpt2-tf: interrupted{again}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -82,10 +83,11 @@ def interactive(args: argparse.Namespace) -> None:
     from gpt2_tf import folder
 
     place = folder.find(_model(args), args.models_dir)
-    from gpt2_tf import load
+    with interrupt.kept():
+        from gpt2_tf import load
 
-    model, enc = load(place)
-    from gpt2_tf.interactive import Session, run
+        model, enc = load(place)
+        from gpt2_tf.interactive import Session, run
 
     run(Session(model, enc, _settings(args)))
 

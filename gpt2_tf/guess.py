@@ -51,6 +51,7 @@ class Draft:
             if before != now:
                 break
             known += 1
+        # As if no stop string had begun: a guess may be wrong.
         tokens, start, zero = tf.constant([text], tf.int32), tf.constant([0]), tf.constant([0])
         past = self.model.traced(reader)(tokens[:, known:], cache.first(self.past, known), start)
         state = State(tokens, start, past, zero, tf.constant([done]), tf.zeros([1, 0]))

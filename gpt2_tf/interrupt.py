@@ -12,7 +12,7 @@ def kept() -> Iterator[None]:
     Python raises it wherever it is; within TensorFlow's C++, another error can come of it, or nothing.
     """
     before = signal.getsignal(signal.SIGINT)
-    if not callable(before):  # ignored, as in a shell's background
+    if not callable(before):  # ignored, as in a shell's background, or the system's default
         yield
         return
     came = False

@@ -25,6 +25,7 @@ def no_repeat_ngram(logits: tf.Tensor, n: tf.Tensor | int, text: tf.Tensor, star
     """Cuts each token that would end a run of n tokens which the row's text holds already; `text` as above."""
     logits = tf.convert_to_tensor(logits)
     seq = tf.shape(text)[1]
+    n = tf.minimum(n, seq + 1)  # longer ones take memory, and aren't there
     runs = tf.range(tf.maximum(seq - n + 1, 0))  # by their first columns
     grams = tf.gather(text, runs[:, None] + tf.range(n), axis=1)  # [batch, runs, n]
     latest = tf.gather(text, tf.maximum(tf.range(seq - n + 1, seq), 0), axis=1)  # [batch, n - 1]

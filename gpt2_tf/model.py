@@ -23,6 +23,9 @@ if keras.backend.backend() != "tensorflow":
     )
 
 
+MOST_TRACES = 12
+
+
 def gelu(x: tf.Tensor) -> tf.Tensor:
     """The tanh form of the Gaussian error linear unit (Hendrycks and Gimpel, 2016), which OpenAI used."""
     return 0.5 * x * (1 + tf.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x)))
@@ -242,15 +245,16 @@ class GPT2(keras.Model):
         return tf.cast(tf.matmul(h, self._wte(), transpose_b=True), self.variable_dtype)
 
     def traced(self, build: Callable, *arguments) -> Callable:
-        """The one trace of the `tf.function` that `build(self, *arguments)` makes; it is kept as long as the model.
+        """The one trace of the `tf.function` that `build(self, *arguments)` makes; the latest few are kept.
 
         The trace alone: TensorFlow would take the functions of several models for one that is traced anew each time,
         and warn.
         """
         traces = self.__dict__.setdefault("_traces", {})  # past Keras's tracking of attributes, which is for weights
         key = (build, *arguments)
-        if key not in traces:
-            traces[key] = build(self, *arguments).get_concrete_function()
+        traces[key] = traces.pop(key, None) or build(self, *arguments).get_concrete_function()
+        if len(traces) > MOST_TRACES:  # of filters that were made anew for each call, say
+            del traces[next(iter(traces))]
         return traces[key]
 
     def _wte(self) -> tf.Tensor:

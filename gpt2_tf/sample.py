@@ -181,8 +181,8 @@ def extend(
         contexts: ids in range, at least one in each.
         limits: new tokens at most, for each row; at least one.
         noise: float64 [batch, the largest limit].
-        guess: for a batch of one row; called with the text in the window, how many tokens are new, and how many more
-            there may be, it gives tokens that may come next. They change nothing but the time that it takes.
+        guess: for a batch of one row alone; called with the text in the window, how many tokens are new, and how many
+            more there may be, it gives tokens that may come next. They change nothing but the time that it takes.
     """
     filters = tuple(filters)
     n_ctx = model.hparams.n_ctx
@@ -195,7 +195,7 @@ def extend(
         if state is None:
             for row in rows:
                 if len(texts[row]) > n_ctx:
-                    texts[row] = texts[row][-(n_ctx // 2) :]
+                    texts[row] = texts[row][-max(n_ctx // 2, 1) :]
             tokens, start = pad([texts[row] for row in rows])
             past = model.traced(reader)(tokens, cache.empty(model.hparams, len(rows), model.compute_dtype), start)
             state = State(tokens, start, past, tf.constant(stop), tf.constant(count), tf.zeros([len(rows), 0]))
@@ -212,6 +212,8 @@ def extend(
         done += state.tokens.shape[1] - seq
         tokens, logprobs = state.tokens[:, seq:].numpy().tolist(), state.logprobs.numpy().tolist()
         before, stop, count = count, state.stop.numpy(), state.count.numpy()
+        if not np.isfinite(state.logprobs).all():
+            raise ValueError("the model's logits are not finite; its weights are damaged, or their training diverged")
         going = state.going(limits[rows]).numpy()
         pieces = []
         for i, row in enumerate(rows.tolist()):
@@ -277,7 +279,10 @@ def sample_sequence(
         raise ValueError("give either a context or a start_token, not both and not neither")
     if batch_size is not None and not is_whole(batch_size, 1, 2**31 - 1):
         raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1")
-    context = np.asarray([start_token] if context is None else context)
+    try:
+        context = np.asarray([start_token] if context is None else context)
+    except ValueError:
+        raise ValueError("the context's rows must be equally long; `generate` takes prompts of any lengths") from None
     if context.ndim == 1:
         context = np.tile(context, [1 if batch_size is None else batch_size, 1])
     if batch_size is not None and len(context) != batch_size:

@@ -15,14 +15,14 @@ STOPPED = -1
 MAX_BYTES = 256  # of all stop strings: the table has a row of n_vocab numbers for each
 
 
-def parse(enc: Encoder, stop: str | int | Collection[str | int]) -> tuple[set[int], list[bytes]]:
+def parse(enc: Encoder, stop: str | int | Collection[str | int] | None) -> tuple[set[int], list[bytes]]:
     """The ids and the strings, as bytes, that end a text; the name of a special token is its id.
 
     Raises:
         ValueError: an id out of range, an empty string, or more than 256 bytes of strings.
     """
     ids, strings = set(), set()
-    for item in [stop] if isinstance(stop, str | int) else stop:
+    for item in [stop] if isinstance(stop, str | int) else stop or ():
         if isinstance(item, str):
             if not item:
                 raise ValueError("a stop string is empty; leave it out")

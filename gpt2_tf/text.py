@@ -69,13 +69,15 @@ def generate(
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the likeliest tokens whose probabilities add up to at most this; 1 keeps all.
         min_p: keep tokens at least this times as likely as the likeliest; 0 keeps all.
-        repetition_penalty: above 1, tokens that the text holds become less likely.
-        no_repeat_ngram: no run of so many tokens comes twice; 0 lets it.
+        repetition_penalty: above 1, tokens that the text in the window holds become less likely.
+        no_repeat_ngram: no run of so many tokens comes twice in the window; 0 lets it.
         logit_bias: id -> what is added to its logit; -inf for never.
-        filters: functions of TensorFlow ops, logits -> logits, float32 [batch, n_vocab].
+        filters: functions of TensorFlow ops, logits -> logits, float32 [batch, n_vocab]. Each new one is compiled, with
+            the model, when it first comes: pass the same objects again.
         stop: ids, strings, and names of special tokens, any of which ends the text; () for none.
-        min_length: until so many new tokens, none that would end the text is chosen.
-        seed: the same gives the same texts; a sample depends on it and on the sample's number, whatever its neighbours.
+        min_length: until so many new tokens, none that would end the text is chosen (a stop string may begin there).
+        seed: the same gives the same texts; a sample depends on it and on the sample's number, whatever its neighbours,
+            but where rounding decides between two tokens.
         window: where the model's window is full, go on from the newer half of it, so that any length can be asked for.
         batch_size: samples computed at a time, those of like length together; None takes up to 16.
         draft: a smaller model of the same vocabulary, which guesses several tokens for this one to check at once; or
@@ -136,6 +138,8 @@ def stream(model: GPT2, enc: Encoder, prompt: str | None = None, **settings) -> 
 
     Together they are `generate`'s text. `settings` are `generate`'s; what is wrong with them is said at once.
     """
+    if settings.get("num_samples", 1) != 1:
+        raise ValueError(f"num_samples is {settings['num_samples']!r}, but stream writes one text; ask `generate`")
     (sample,), pieces = _samples(model, enc, [prompt], steps=1, **settings)
 
     def texts():
@@ -160,17 +164,17 @@ class Sample:
         self.told = 0  # bytes
 
     def add(self, piece: Piece) -> None:
-        self.ids += piece.ids
-        self.logprobs += piece.logprobs
         self.finish_reason = piece.finish_reason
-        if self.finish_reason == "stop" and self.ids[-1] in self.stop_ids:
-            self.ids.pop()
-        self.text = self.enc.decode_bytes(self.ids)
-        if self.finish_reason == "stop":
-            self.text = self.text[: stops.find(self.text, self.stop_strings)]
-            while len(self.enc.decode_bytes(self.ids[:-1])) >= len(self.text) and self.ids:
+        by_id = self.finish_reason == "stop" and piece.ids[-1] in self.stop_ids
+        ids = piece.ids[:-1] if by_id else piece.ids
+        self.ids += ids
+        self.text += self.enc.decode_bytes(ids)
+        if self.finish_reason == "stop" and (end := stops.find(self.text, self.stop_strings)) < len(self.text):
+            size = len(self.text)
+            while self.ids and (size := size - len(self.enc.tokens[self.ids[-1]])) >= end:
                 self.ids.pop()
-        del self.logprobs[len(self.ids) :]
+            self.text = self.text[:end]
+        self.logprobs = (self.logprobs + piece.logprobs)[: len(self.ids)]
 
     def news(self) -> str:
         """What is sure and wasn't told before."""
@@ -218,6 +222,7 @@ def _samples(
     settings = choice(enc.n_vocab, stops=stops.table(enc.tokens, ids, strings), **settings)
     seed = draw_seed(seed)
     by_length = sorted(range(len(contexts)), key=lambda number: len(contexts[number]))
+    filters = (filters,) if callable(filters) else tuple(filters)
     _check_draft(draft, enc)
     batch_size = batch_size or BATCH_SIZE if draft is None else 1
 
@@ -240,8 +245,8 @@ def _samples(
 
 
 def _check_draft(draft: GPT2 | str | None, enc: Encoder) -> None:
-    if isinstance(draft, str) and draft != LOOKUP:
-        raise ValueError(f"draft is {draft!r}, but must be a model, {LOOKUP!r}, or None")
+    if not (draft is None or isinstance(draft, GPT2) or draft == LOOKUP):
+        raise ValueError(f"draft is {draft!r:.60}, but must be a model, {LOOKUP!r}, or None")
     if isinstance(draft, GPT2) and draft.hparams.n_vocab != enc.n_vocab:
         raise ValueError(f"the draft model has {draft.hparams.n_vocab} tokens, but the vocabulary {enc.n_vocab}")
 
@@ -275,7 +280,12 @@ def length_limit(hparams: HParams, seq: int, length: int | None, window: bool) -
 
 
 def score(
-    model: GPT2, enc: Encoder, texts: str | Sequence[str], contexts: Sequence[str] | None = None, *, batch_size: int = 8
+    model: GPT2,
+    enc: Encoder,
+    texts: str | Sequence[str],
+    contexts: str | Sequence[str] | None = None,
+    *,
+    batch_size: int = 8,
 ) -> list[list[float]]:
     """The natural log-probability of each token of each text.
 
@@ -289,7 +299,10 @@ def score(
     """
     check_vocabulary(model, enc)
     texts = [texts] if isinstance(texts, str) else list(texts)
+    contexts = [contexts] if isinstance(contexts, str) else contexts
     contexts = [None] * len(texts) if contexts is None else list(contexts)
+    if not is_whole(batch_size, 1, 2**31 - 1):
+        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1")
     if len(contexts) != len(texts):
         raise ValueError(f"there are {len(texts)} texts, but {len(contexts)} contexts")
     targets = [enc.encode(text) for text in texts]
@@ -323,6 +336,6 @@ def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
             h, targets = arguments
             return tf.gather(tf.nn.log_softmax(tf.cast(model.logits(h), tf.float32)), targets, batch_dims=1)
 
-        return tf.map_fn(row, (h, tokens[:, 1:]), fn_output_signature=tf.float32)
+        return tf.map_fn(row, (h, tokens[:, 1:]), fn_output_signature=tf.float32, parallel_iterations=1)
 
     return logprobs

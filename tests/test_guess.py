@@ -70,7 +70,7 @@ def test_the_text_is_the_one_without_guesses(model, draft, enc, setting, which):
         np.testing.assert_allclose(guessed.logprobs, plain.logprobs, rtol=0, atol=1e-5)
 
 
-def passes(monkeypatch, model, guess, length=20):
+def passes(model, guess, length=20):
     """How many times the model is asked for `length` tokens."""
     asked = []
     noise = uniform(1, [0], length)
@@ -82,10 +82,10 @@ def passes(monkeypatch, model, guess, length=20):
     return len(asked)
 
 
-def test_right_guesses_save_passes(monkeypatch, model):
-    assert passes(monkeypatch, model, lambda *_: lambda *_: []) == 20
-    assert passes(monkeypatch, model, Draft) == 4  # five tokens a pass
-    wrong = passes(monkeypatch, model, lambda *_: lambda text, done, n: [0] * min(n, 3))
+def test_right_guesses_save_passes(model):
+    assert passes(model, lambda *_: lambda *_: []) == 20
+    assert passes(model, Draft) == 4  # five tokens a pass
+    wrong = passes(model, lambda *_: lambda text, done, n: [0] * min(n, 3))
     assert wrong >= 18
 
 
@@ -101,7 +101,7 @@ def test_a_draft_reads_only_what_is_new(monkeypatch, model):
         return lambda tokens, past, start: read.append(tokens.shape[1] - 1) or function(tokens, past, start)
 
     monkeypatch.setattr(GPT2, "traced", counting)
-    passes(monkeypatch, model, Draft)
+    passes(model, Draft)
     # The context by both; then the draft finds all read but its last token, whose successor the check has written.
     assert read == [1, 1, 1, 1, 1]
 

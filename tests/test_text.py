@@ -155,13 +155,13 @@ def stops_at(model, enc, stop, **settings):
 @pytest.mark.parametrize("batch_size", [1, 5])
 @pytest.mark.parametrize("first, last", [(0, 1), (3, 6), (7, 8), (17, 18), (16, 18)])
 def test_strings_stop_the_text_also_across_tokens(model, enc, first, last, batch_size):
-    whole = generate(model, enc, PROMPTS, length=18, seed=2, stop=(), batch_size=batch_size)
+    ascii = {token: -np.inf for token in range(260) if not enc.tokens[token].isascii()}
+    settings = {"length": 18, "seed": 2, "logit_bias": ascii, "batch_size": batch_size}
+    whole = generate(model, enc, PROMPTS, stop=(), **settings)
     for number, completion in enumerate(whole):
-        stop = enc.decode_bytes(completion.ids[first:last])[-3:].decode(errors="ignore")
         data = enc.decode_bytes(completion.ids)
-        if not stop or stop.encode() not in data:  # not whole characters
-            continue
-        stopped = generate(model, enc, PROMPTS, length=18, seed=2, stop=stop, batch_size=batch_size)[number]
+        stop = enc.decode_bytes(completion.ids[first:last])[-3:].decode()
+        stopped = generate(model, enc, PROMPTS, stop=stop, **settings)[number]
         assert stopped.finish_reason == "stop"
         assert stopped.text == data[: data.index(stop.encode())].decode(errors="replace")
         assert stopped.ids == completion.ids[: len(stopped.ids)]
@@ -218,12 +218,18 @@ def test_the_number_of_steps_between_looks_changes_nothing(model, enc):
 
 
 @settings(deadline=None, max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**31), stop=st.lists(st.text(min_size=1, max_size=2), max_size=3))
-def test_streamed_pieces_are_the_text_in_whole_characters(model, enc, seed, stop):
+@given(seed=st.integers(0, 2**31), first=st.integers(0, 20), size=st.integers(1, 4), end=st.sampled_from(["", "\0!"]))
+def test_streamed_pieces_are_the_text_in_whole_characters(model, enc, seed, first, size, end):
+    """The stop is a piece of what would be written, so that it comes, or that with an end that doesn't."""
+    (whole,) = generate(model, enc, "them", length=25, seed=seed, stop=())
+    stop = [whole.text[first : first + size].replace("\ufffd", "") + end] if whole.text[first:] + end else []
+    stop = [string for string in stop if string]
     (completion,) = generate(model, enc, "them", length=25, seed=seed, stop=stop)
     pieces = list(stream(model, enc, "them", length=25, seed=seed, stop=stop))
     assert "".join(pieces) == completion.text
     assert all(pieces)
+    if stop and stop[0] in whole.text:
+        assert completion.finish_reason == "stop"
 
 
 def test_a_character_of_several_tokens_comes_whole(model, enc):
@@ -236,11 +242,70 @@ def test_a_character_of_several_tokens_comes_whole(model, enc):
     assert [piece for piece in pieces if piece] == ["a", "🎈", "é", "! "]
 
 
+def test_all_settings_at_once_are_the_oracles(model, enc):
+    """Rows of different lengths, and stops of several tokens; NumPy does in the documented order what the settings say.
+
+    The filler left of a row is token 0, `!`, which each would like to write.
+    """
+    bias = {token: -np.inf for token in range(260) if not enc.tokens[token].isascii()} | {0: 6.0}
+    tips = np.random.default_rng(5).normal(size=260)
+    n, penalty, min_length, length = 3, 1.7, 6, 16
+
+    def written(prompt, stop):
+        """The new ids up to the stop, and whether it came."""
+        text, new = enc.encode(prompt), []
+        while len(new) < length:
+            logits = reference.forward(weights(model), model.hparams.n_head, text)[0][-1]
+            for token, value in bias.items():
+                logits[token] += value
+            for token in set(text):
+                logits[token] *= 1 / penalty if logits[token] > 0 else penalty
+            runs = {tuple(text[i : i + n]) for i in range(len(text) - n + 1)}
+            cut = [token for token in range(260) if (*text[len(text) - n + 1 :], token) in runs]
+            if stop and len(new) < min_length:
+                cut += [token for token in range(260) if stop in enc.decode_bytes([*new, token])]
+            logits[cut] = -np.inf
+            text.append(int((logits + tips).argmax()))
+            new.append(text[-1])
+            if stop and stop in enc.decode_bytes(new):
+                return new, True
+        return new, False
+
+    came = 0
+    for prompts in (["th", "the then them", "e!"], ["e", "! !"]):
+        unstopped = [written(prompt, b"")[0] for prompt in prompts]
+        # Four bytes of one row: before the least length, and after it.
+        for stop in (enc.decode_bytes(unstopped[0])[2:6], enc.decode_bytes(unstopped[1])[9:13]):
+            completions = generate(
+                model,
+                enc,
+                prompts,
+                length=length,
+                temperature=0,
+                stop=stop.decode(),
+                min_length=min_length,
+                repetition_penalty=penalty,
+                no_repeat_ngram=n,
+                logit_bias=bias,
+                filters=[lambda logits: logits + tips.astype(np.float32)],
+            )
+            for prompt, completion in zip(prompts, completions, strict=True):
+                new, stopped = written(prompt, stop)
+                came += stopped
+                assert completion.finish_reason == ("stop" if stopped else "length")
+                data = enc.decode_bytes(new)
+                assert completion.text == data[: data.index(stop) if stopped else None].decode()
+                assert completion.ids == new[: len(completion.ids)]
+    assert came >= 2
+
+
 def test_stream_says_what_is_wrong_at_once(model, enc):
     with pytest.raises(ValueError, match="the prompt is empty"):
         stream(model, enc, "")
     with pytest.raises(ValueError, match="top_p is 0"):
         stream(model, enc, "e", top_p=0)
+    with pytest.raises(ValueError, match="num_samples is 2, but stream writes one text; ask `generate`"):
+        stream(model, enc, "e", num_samples=2)
 
 
 def test_one_trace_serves_all_texts(model, enc, monkeypatch):
@@ -280,3 +345,35 @@ def test_score_says_what_is_wrong(model, enc):
         score(model, enc, ["e", "x"], ["e"])
     with pytest.raises(ValueError, match="the prompt is empty"):
         score(model, enc, "e", [""])
+
+
+def test_a_window_of_one_token(enc):
+    model = GPT2(HParams(n_vocab=260, n_ctx=1, n_embd=4, n_head=1, n_layer=1))
+    assert len(generate(model, enc, "e", length=5, window=True, stop=())[0].ids) == 5
+
+
+def test_weights_that_diverged_are_named(enc):
+    model = GPT2(HParams(n_vocab=260, n_ctx=8, n_embd=4, n_head=1, n_layer=1))
+    model.ln_f.b.assign(np.full(4, np.nan))
+    for temperature in (0, 1):
+        with pytest.raises(ValueError, match="the model's logits are not finite; its weights are damaged"):
+            generate(model, enc, "e", length=2, temperature=temperature)
+
+
+def test_filters_made_anew_do_not_pile_up(enc):
+    model = GPT2(HParams(n_vocab=260, n_ctx=8, n_embd=4, n_head=1, n_layer=1))
+    for _ in range(20):
+        generate(model, enc, "e", length=1, filters=lambda logits: logits)
+    assert len(model.__dict__["_traces"]) <= 12
+
+
+def test_more_of_what_does_not_fit_is_said(model, enc):
+    with pytest.raises(ValueError, match=r"draft is .*, but must be a model, 'lookup', or None"):
+        generate(model, enc, "e", draft=(model, enc))
+    with pytest.raises(ValueError, match="logit_bias forbids every token"):
+        generate(model, enc, "e", logit_bias=dict.fromkeys(range(260), -np.inf))
+    with pytest.raises(ValueError, match="batch_size is -1"):
+        score(model, enc, "e", batch_size=-1)
+    assert score(model, enc, "e", "the") == score(model, enc, ["e"], ["the"])
+    assert len(generate(model, enc, "e", stop=None, length=9)[0].ids) == 9
+    assert len(generate(model, enc, "e", stop=(), length=9, no_repeat_ngram=2**31 - 1)[0].ids) == 9
