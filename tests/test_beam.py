@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import reference
+from random_model import is_freed_after, random_model
 
 from gpt2_tf import GPT2, HParams, beam_search, generate, stops
 from gpt2_tf.beam import find
@@ -15,18 +16,13 @@ PENALTIES = [-0.5, 0, 0.7, 1, 2]
 WIDTHS = [(2, 1, 20), (2, 2, 1), (3, 1, 11), (3, 3, 9), (5, 4, 17)]  # num_beams, num_return, length
 
 
-def random_model(n_vocab, n_ctx, seed):
-    """Its weights are so large that texts differ in likelihood, and the context matters."""
-    rng = np.random.default_rng(seed)
-    model = GPT2(HParams(n_vocab=n_vocab, n_ctx=n_ctx, n_embd=24, n_head=3, n_layer=2), w_init_stdev=0)
-    for variable in model.weights:
-        variable.assign(rng.normal(1 if variable.name == "g" else 0, 0.25, variable.shape))
-    return model
+def hparams(n_vocab):
+    return HParams(n_vocab=n_vocab, n_ctx=32, n_embd=24, n_head=3, n_layer=2)
 
 
 @pytest.fixture(scope="module")
 def few():
-    return random_model(len(FEW), 32, seed=3)
+    return random_model(hparams(len(FEW)), stdev=0.25, seed=3)
 
 
 @pytest.fixture
@@ -172,19 +168,11 @@ def test_one_trace_serves_all_searches(model, enc, monkeypatch):
         for prompt in ("e", "the then them"):
             beam_search(model, enc, prompt, **setting)
     with pytest.raises(AssertionError, match="traced again"):
-        beam_search(random_model(260, 32, seed=1), enc, "e")
+        beam_search(random_model(hparams(260), stdev=0.25, seed=1), enc, "e")
 
 
 def test_a_model_is_freed_with_its_search(enc):
-    import gc
-    import weakref
-
-    other = random_model(260, 32, seed=1)
-    beam_search(other, enc, "e", length=2)
-    alive = weakref.ref(other)
-    del other
-    gc.collect()
-    assert alive() is None
+    assert is_freed_after(lambda other: beam_search(other, enc, "e", length=2), hparams(260))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from random_model import random_model
 
 from gpt2_tf import GPT2, HParams, generate, sample
 from gpt2_tf.choice import choice
@@ -22,11 +23,7 @@ def model(lively):
 @pytest.fixture(scope="module")
 def draft():
     """A model of one block, whose first weights are `lively`'s, so that its guesses are sometimes right."""
-    rng = np.random.default_rng(0)
-    model = GPT2(HParams(n_vocab=260, n_ctx=32, n_embd=40, n_head=4, n_layer=1), w_init_stdev=0)
-    for variable in model.weights:
-        variable.assign(rng.normal(1 if variable.name == "g" else 0, 0.3, variable.shape))
-    return model
+    return random_model(HParams(n_vocab=260, n_ctx=32, n_embd=40, n_head=4, n_layer=1))
 
 
 @given(text=st.lists(st.integers(0, 3), min_size=1, max_size=30), n=st.integers(1, 20))
@@ -110,13 +107,8 @@ def test_a_draft_reads_only_what_is_new(monkeypatch, model):
 def test_sampled_tokens_have_the_models_distribution():
     """Chi-square over all texts of three tokens: its mean is their number less 1, its deviation sqrt(2 that)."""
     rng = np.random.default_rng(0)
-    models = []
-    for _ in range(2):
-        model = GPT2(HParams(n_vocab=4, n_ctx=8, n_embd=8, n_head=2, n_layer=1), w_init_stdev=0)
-        for variable in model.weights:
-            variable.assign(rng.normal(1 if variable.name == "g" else 0, 0.3, variable.shape))
-        models.append(model)
-    model, draft = models
+    hparams = HParams(n_vocab=4, n_ctx=8, n_embd=8, n_head=2, n_layer=1)
+    model, draft = (random_model(hparams, seed=rng) for _ in range(2))
     weights = {variable.path: variable.numpy() for variable in model.weights}
     probability = {}
     for text in product(range(4), repeat=3):

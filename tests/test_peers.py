@@ -7,8 +7,9 @@ import warnings
 
 import numpy as np
 import pytest
+from random_model import random_model
 
-from gpt2_tf import GPT2, HParams, stops
+from gpt2_tf import HParams, stops
 from gpt2_tf.beam import find
 
 HPARAMS = HParams(n_vocab=300, n_ctx=40, n_embd=48, n_head=4, n_layer=3)
@@ -16,11 +17,7 @@ HPARAMS = HParams(n_vocab=300, n_ctx=40, n_embd=48, n_head=4, n_layer=3)
 
 @pytest.fixture(scope="module")
 def model():
-    rng = np.random.default_rng(0)
-    model = GPT2(HPARAMS, w_init_stdev=0)
-    for variable in model.weights:
-        variable.assign(rng.normal(1 if variable.name == "g" else 0, 0.1, variable.shape))
-    return model
+    return random_model(HPARAMS, stdev=0.1)
 
 
 @pytest.fixture(scope="module")

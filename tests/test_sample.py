@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from random_model import is_freed_after
 
 from gpt2_tf import GPT2, HParams, sample_sequence
 from gpt2_tf.sample import decode_one_token, pad, prefill, uniform
@@ -138,16 +139,8 @@ def test_many_models_sample_without_a_warning(capfd):
     assert "retracing" not in capfd.readouterr().err
 
 
-def test_a_model_is_freed_with_its_loop(model):
-    import gc
-    import weakref
-
-    other = GPT2(HPARAMS)
-    sample(other)
-    alive = weakref.ref(other)
-    del other
-    gc.collect()
-    assert alive() is None
+def test_a_model_is_freed_with_its_loop():
+    assert is_freed_after(sample, HPARAMS)
 
 
 @pytest.mark.parametrize(
