@@ -10,7 +10,7 @@ from encoder import Encoder
 from gpt2_tf import cache, stops
 from gpt2_tf.hparams import is_whole
 from gpt2_tf.model import GPT2
-from gpt2_tf.sample import STEPS, Piece, decode_one_token, reader
+from gpt2_tf.sample import STEPS, Piece, check_finite, decode_one_token, reader
 from gpt2_tf.stops import STOPPED
 from gpt2_tf.text import STOP, Sample, check_vocabulary, length_limit, prompt_ids
 
@@ -121,7 +121,7 @@ def searcher(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
     """The loop, `go_on(state, search) -> State`, for `GPT2.traced`: some steps, or as many as there are to the end."""
     integers, integer = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)
     numbers, rows = tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)
-    past = tf.nest.map_structure(lambda shape: tf.TensorSpec(shape, model.compute_dtype), cache.shape(model.hparams))
+    past = cache.spec(model.hparams, model.compute_dtype)
     ended = Ended(integers, numbers, rows, tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.float64))
     state = State(integers, numbers, tf.TensorSpec([None], tf.float32), rows, past, ended)
     table = tf.TensorSpec([None, model.hparams.n_vocab], tf.int32)
@@ -226,8 +226,7 @@ def beam_search(
         length=length_limit(model.hparams, len(context), length, window=False),
         length_penalty=length_penalty,
     )
-    if not np.isfinite(ended.score).all():
-        raise ValueError("the model's logits are not finite; its weights are damaged, or their training diverged")
+    check_finite(ended.score)
     hypotheses = []
     for tokens, logprobs, count, stopped, score in zip(*(part.numpy().tolist() for part in ended), strict=True):
         sample = Sample(enc, prompt, ids, strings)

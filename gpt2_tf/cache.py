@@ -50,7 +50,7 @@ def unpack(past: tf.Tensor) -> Cache:
     return tuple((layer[:, 0], layer[:, 1]) for layer in tf.unstack(past, axis=1))
 
 
-def shape(hparams: HParams) -> tuple:
-    """The static shapes of a cache of any batch and length, nested like the cache."""
-    key = tf.TensorShape([None, hparams.n_head, None, hparams.head_dim])
+def spec(hparams: HParams, dtype: str) -> tuple:
+    """The specs of a cache of any batch and length, nested like the cache."""
+    key = tf.TensorSpec([None, hparams.n_head, None, hparams.head_dim], dtype)
     return tuple((key, key) for _ in range(hparams.n_layer))

@@ -46,7 +46,6 @@ class Choice(NamedTuple):
         Returns:
             int32 [batch].
         """
-
         x = logits + self.logit_bias
         x = _if(
             self.repetition_penalty != 1,

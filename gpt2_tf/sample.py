@@ -54,7 +54,7 @@ def _specs(model: GPT2) -> tuple[State, Choice, tf.TensorSpec]:
     """The state, the choice and the noise, of any batch, lengths and settings, so that each function has one trace."""
     integer, number = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.float32)
     rows = tf.TensorSpec([None], tf.int32)
-    past = tf.nest.map_structure(lambda shape: tf.TensorSpec(shape, model.compute_dtype), cache.shape(model.hparams))
+    past = cache.spec(model.hparams, model.compute_dtype)
     logprobs = tf.TensorSpec([None, None], tf.float32)
     state = State(tf.TensorSpec([None, None], tf.int32), rows, past, rows, rows, logprobs)
     stops = tf.TensorSpec([None, model.hparams.n_vocab], tf.int32)
@@ -210,10 +210,9 @@ def extend(
             new = tf.constant(noise[:, done : done + len(guesses) + 1])
             state = model.traced(checker, filters)(state, tf.constant(guesses, tf.int32), choice, new)
         done += state.tokens.shape[1] - seq
+        check_finite(state.logprobs)
         tokens, logprobs = state.tokens[:, seq:].numpy().tolist(), state.logprobs.numpy().tolist()
         before, stop, count = count, state.stop.numpy(), state.count.numpy()
-        if not np.isfinite(state.logprobs).all():
-            raise ValueError("the model's logits are not finite; its weights are damaged, or their training diverged")
         going = state.going(limits[rows]).numpy()
         pieces = []
         for i, row in enumerate(rows.tolist()):
@@ -227,6 +226,12 @@ def extend(
             state = state.take(np.flatnonzero(going))
         if state.tokens.shape[1] > n_ctx:
             state = None
+
+
+def check_finite(logprobs: tf.Tensor) -> None:
+    """Raises ValueError where one is no number, as no logits are of weights that have diverged."""
+    if not np.isfinite(logprobs).all():
+        raise ValueError("the model's logits are not finite; its weights are damaged, or their training diverged")
 
 
 def pad(rows: Sequence[Sequence[int]]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -13,10 +13,10 @@ from gpt2_tf.guess import Draft, look_up
 from gpt2_tf.hparams import HParams, is_whole
 from gpt2_tf.model import GPT2
 from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, pad, uniform
+from gpt2_tf.settings import STOP
 
 BATCH_SIZE = 16
 LENGTH = 100
-STOP = ("<|endoftext|>",)
 LOOKUP = "lookup"
 
 

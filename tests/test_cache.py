@@ -45,8 +45,10 @@ def test_reorder_takes_rows_in_any_order_and_number():
         tf.nest.map_structure(lambda new, old, r=rows: np.testing.assert_array_equal(new, old.numpy()[r]), taken, full)
 
 
-def test_shape_is_that_of_a_cache():
+def test_spec_is_that_of_a_cache():
     hparams = HParams(n_vocab=7, n_ctx=8, n_embd=24, n_head=4, n_layer=3)
     tf.nest.map_structure(
-        lambda spec, part: spec.assert_is_compatible_with(part.shape), cache.shape(hparams), random_cache()
+        lambda spec, part: spec.shape.assert_is_compatible_with(part.shape),
+        cache.spec(hparams, "float32"),
+        random_cache(),
     )
