@@ -29,11 +29,13 @@ def restore(folder: str | os.PathLike, variables: Variables) -> None:
     entries = read_index(f"{prefix}.index")
     _check_names(prefix, entries, variables)
     _check_sizes(prefix, entries)
-    reader = tf.train.load_checkpoint(str(prefix))
     for name, variable in variables.items():
-        try:
-            variable.assign(reader.get_tensor(name))
-        except (tf.errors.OpError, IndexError) as error:  # IndexError: fewer bytes than the index says
+        try:  # the variable takes the tensor's memory as its own
+            [tensor] = tf.raw_ops.RestoreV2(
+                prefix=str(prefix), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.float32]
+            )
+            variable.assign(tensor)
+        except tf.errors.OpError as error:
             raise ValueError(f"{prefix}: {name} is damaged; fetch the file again ({_first_line(error)})") from None
 
 

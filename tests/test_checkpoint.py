@@ -95,17 +95,13 @@ def test_tensors_come_one_at_a_time(saved, monkeypatch):
     """Never is more than one tensor in hand: each is in its variable before the next is read."""
     model, folder = saved
     events = []
-    load = tf.train.load_checkpoint
+    restore = tf.raw_ops.RestoreV2
 
-    class Reader:
-        def __init__(self, prefix):
-            self.reader = load(prefix)
+    def read(*, tensor_names, **kwargs):
+        events.extend(("read", name) for name in tensor_names)
+        return restore(tensor_names=tensor_names, **kwargs)
 
-        def get_tensor(self, name):
-            events.append(("read", name))
-            return self.reader.get_tensor(name)
-
-    monkeypatch.setattr(tf.train, "load_checkpoint", Reader)
+    monkeypatch.setattr(tf.raw_ops, "RestoreV2", read)
     assign = keras.Variable.assign
     monkeypatch.setattr(
         keras.Variable, "assign", lambda v, value: (events.append(("assign", v.path)), assign(v, value))
