@@ -10,7 +10,7 @@ from encoder import Encoder
 from gpt2_tf import cache, stops
 from gpt2_tf.hparams import is_whole
 from gpt2_tf.model import GPT2
-from gpt2_tf.sample import STEPS, Piece, check_finite, decode_one_token, reader
+from gpt2_tf.sample import STEPS, Piece, check_finite, decode_one_token, prefill
 from gpt2_tf.stops import STOPPED
 from gpt2_tf.text import STOP, Sample, check_vocabulary, length_limit, prompt_ids
 
@@ -156,7 +156,7 @@ def find(
     Fewer than `num_return` come only where there are fewer: `length` new tokens have few values.
     """
     tokens, zero = tf.constant([context], tf.int32), tf.constant([0])
-    past = model.traced(reader)(tokens, cache.empty(model.hparams, 1, model.compute_dtype), zero)
+    past = prefill(model, tokens, start=zero)
     none = tf.zeros([0], tf.int32)
     ended = Ended(tokens[:0], tf.zeros([0, 0]), none, tf.cast(none, tf.bool), tf.cast(none, tf.float64))
     state = State(tokens, tf.zeros([1, 0]), tf.zeros([1]), zero, past, ended)

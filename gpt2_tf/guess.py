@@ -13,7 +13,7 @@ import tensorflow as tf
 from gpt2_tf import cache
 from gpt2_tf.choice import Choice, Filter
 from gpt2_tf.model import GPT2
-from gpt2_tf.sample import State, decoder, reader
+from gpt2_tf.sample import State, decoder, prefill
 
 N_LOOKED_UP = 8
 N_DRAFTED = 4
@@ -30,6 +30,18 @@ def look_up(text: Sequence[int], done: int, n: int) -> list[int]:
             if text[start : start + size] == last:
                 return list(text[start + size : start + size + min(n, N_LOOKED_UP)])
     return []
+
+
+def reader(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
+    """`prefill` compiled, `read(tokens, past, start) -> Cache`, for `GPT2.traced`: it reads on many times."""
+    tokens, start = tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1], tf.int32)
+    past = cache.spec(model.hparams, model.compute_dtype, batch=1)
+
+    @tf.function(autograph=False, input_signature=[tokens, past, start])
+    def read(tokens, past, start):
+        return prefill(model, tokens, past, start)
+
+    return read
 
 
 class Draft:
@@ -54,9 +66,9 @@ class Draft:
         # As if no stop string had begun: a guess may be wrong.
         tokens, start, zero = tf.constant([text], tf.int32), tf.constant([0]), tf.constant([0])
         past = self.model.traced(reader)(tokens[:, known:], cache.first(self.past, known), start)
-        state = State(tokens, start, past, zero, tf.constant([done]), tf.zeros([1, 0]))
+        state = State(tokens, start, cache.divide(past), zero, tf.constant([done]), tf.zeros([1, 0]))
         noise = tf.constant(self.noise[:, done : done + n])
-        state = self.model.traced(decoder, self.filters)(state, self.choice, noise, tf.constant([done + n]))
+        state = self.model.traced(decoder, self.filters, 1)(state, self.choice, noise, tf.constant([done + n]))
         written = state.tokens.numpy()[0].tolist()
         self.read, self.past = written[:-1], state.past
         return written[len(text) :]

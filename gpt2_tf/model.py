@@ -7,7 +7,7 @@ The layers and weights carry OpenAI's names, and nested `build` scopes make Kera
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from math import pi, sqrt
+from math import gcd, pi, sqrt
 from pathlib import Path
 
 import keras
@@ -23,6 +23,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 
+CORES = min(os.cpu_count() or 1, 8)
 MOST_TRACES = 12
 
 
@@ -31,21 +32,51 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
     return 0.5 * x * (1 + tf.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x)))
 
 
-def normal(stdev: float):
-    """A fresh initializer (one instance would draw the same numbers at each use); zeros where `stdev` is 0."""
+def softmax(x: tf.Tensor) -> tf.Tensor:
+    """`tf.nn.softmax`, at its fastest where x is a vector, [..., 1, n]: oneDNN's compiles anew for each n."""
+    if x.shape[-2] != 1:
+        return tf.nn.softmax(x)
+    ex = tf.exp(x - tf.reduce_max(x, axis=-1, keepdims=True))
+    return ex / tf.reduce_sum(ex, axis=-1, keepdims=True)
+
+
+def normal(stdev: float | None):
+    """A fresh initializer (one instance would draw the same numbers at each use); `stdev` None leaves them unset."""
+    if stdev is None:
+        return unset
     return keras.initializers.RandomNormal(stddev=stdev) if stdev else "zeros"
 
 
-def split_heads(x: tf.Tensor, n_head: int) -> tf.Tensor:
-    """[batch, seq, n_embd] -> [batch, n_head, seq, head_dim]"""
-    batch, seq = tf.unstack(tf.shape(x)[:2])
-    return tf.transpose(tf.reshape(x, [batch, seq, n_head, x.shape[-1] // n_head]), [0, 2, 1, 3])
+def unset(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
+    """Whatever the memory holds: not written to, it takes none until the weights come."""
+    return tf.raw_ops.Empty(shape=shape, dtype=dtype)
+
+
+def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
+    """The sizes of x's axes, to reshape by: numbers where they are known, and -1 for a single one that isn't."""
+    if x.shape.as_list().count(None) <= 1:
+        return [-1 if size is None else size for size in x.shape]
+    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
+
+
+def matmul(x: tf.Tensor, y: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
+    """`tf.matmul`, at its fastest where x is one float32 vector for each y, [..., 1, n]."""
+    if x.shape[-2] != 1 or x.dtype != tf.float32:
+        return tf.matmul(x, y, transpose_b=transpose_b)
+    # By this name it isn't given to oneDNN, which reads slower for one vector, and compiles anew for each length.
+    return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=x.dtype, adj_y=transpose_b)
+
+
+def split_heads(x: tf.Tensor, n_head: int) -> list[tf.Tensor]:
+    """[batch, seq, 3 n_embd] -> queries, keys and values, [batch, n_head, seq, head_dim] each"""
+    batch, seq, n_state = sizes(x)
+    return tf.unstack(tf.transpose(tf.reshape(x, [batch, seq, 3, n_head, n_state // n_head // 3]), [2, 0, 3, 1, 4]))
 
 
 def merge_heads(x: tf.Tensor) -> tf.Tensor:
     """[batch, n_head, seq, head_dim] -> [batch, seq, n_embd]"""
-    batch, seq = tf.shape(x)[0], tf.shape(x)[2]
-    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, seq, x.shape[1] * x.shape[3]])
+    batch, n_head, seq, head_dim = sizes(x)
+    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, seq, n_head * head_dim])
 
 
 def attention_mask(nd: tf.Tensor, ns: tf.Tensor, start: tf.Tensor | None = None) -> tf.Tensor:
@@ -73,7 +104,7 @@ class Norm(keras.layers.Layer):
 class Conv1D(keras.layers.Layer):
     """A dense layer over the last axis, [..., nx] -> [..., nf]; OpenAI keeps `w` as [1, nx, nf]."""
 
-    def __init__(self, nf: int, w_init_stdev: float, **kwargs):
+    def __init__(self, nf: int, w_init_stdev: float | None, **kwargs):
         super().__init__(**kwargs)
         self.nf = nf
         self.w_init_stdev = w_init_stdev
@@ -84,17 +115,23 @@ class Conv1D(keras.layers.Layer):
         self.b = self.add_weight(name="b", shape=[self.nf], initializer="zeros")
 
     def call(self, x):
-        flat = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), tf.squeeze(self.w, 0)) + self.b
-        return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [self.nf]], axis=0))
+        nx = x.shape[-1]
+        if x.shape[:-1].num_elements() == 1:  # a single token: each core reads its part of w
+            n = gcd(nx, CORES)
+            parts = matmul(tf.reshape(x, [n, 1, nx // n]), tf.reshape(self.w, [n, nx // n, self.nf]))
+            y = tf.reduce_sum(parts, axis=0)
+        else:
+            y = tf.matmul(tf.reshape(x, [1, -1, nx]), self.w)
+        return tf.reshape(y + self.b, [*sizes(x)[:-1], self.nf])
 
 
 class Attention(keras.layers.Layer):
     """Masked multi-head self-attention over past and present."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, **kwargs):
         super().__init__(**kwargs)
         self.n_head = hparams.n_head
-        c_proj_stdev = w_init_stdev / sqrt(2 * hparams.n_layer)
+        c_proj_stdev = w_init_stdev and w_init_stdev / sqrt(2 * hparams.n_layer)
         self.c_attn = Conv1D(3 * hparams.n_embd, w_init_stdev, name="c_attn", dtype=self.dtype_policy)
         self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, name="c_proj", dtype=self.dtype_policy)
         self.attn_dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
@@ -105,23 +142,26 @@ class Attention(keras.layers.Layer):
         self.c_proj.build(input_shape)
 
     def call(self, x, mask, past=None, training=None):
-        q, k, v = (split_heads(part, self.n_head) for part in tf.split(self.c_attn(x), 3, axis=-1))
-        k, v = cache.append(past, k, v)  # [batch, n_head, past + seq, head_dim]
-        w = tf.matmul(q, k, transpose_b=True) / sqrt(q.shape[-1])  # [batch, n_head, seq, past + seq]
+        q, k, v = split_heads(self.c_attn(x), self.n_head)
+        present = cache.append(past, k, v)
+        keys, values = zip(*present, strict=True)
+        w = tf.concat([matmul(q, k, transpose_b=True) for k in keys], axis=-1)  # [batch, n_head, seq, past + seq]
+        w = w / sqrt(q.shape[-1])
         w = tf.cast(w, self.variable_dtype)  # the softmax wants float32's range
         w = tf.where(mask, w, w.dtype.min)
-        w = self.attn_dropout(tf.cast(tf.nn.softmax(w), v.dtype), training=training)
-        x = self.c_proj(merge_heads(tf.matmul(w, v)))
-        return self.resid_dropout(x, training=training), (k, v)
+        w = self.attn_dropout(tf.cast(softmax(w), v.dtype), training=training)
+        w = tf.split(w, [tf.shape(k)[2] for k in keys], axis=-1)
+        x = tf.add_n([matmul(part, v) for part, v in zip(w, values, strict=True)])  # [batch, n_head, seq, head_dim]
+        return self.resid_dropout(self.c_proj(merge_heads(x)), training=training), present
 
 
 class MLP(keras.layers.Layer):
     """Two dense layers with a GELU between them, four times as wide."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, **kwargs):
         super().__init__(**kwargs)
         self.n_state = 4 * hparams.n_embd
-        c_proj_stdev = w_init_stdev / sqrt(2 * hparams.n_layer)
+        c_proj_stdev = w_init_stdev and w_init_stdev / sqrt(2 * hparams.n_layer)
         self.c_fc = Conv1D(self.n_state, w_init_stdev, name="c_fc", dtype=self.dtype_policy)
         self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, name="c_proj", dtype=self.dtype_policy)
         self.dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
@@ -137,7 +177,7 @@ class MLP(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """One layer of the transformer: attention, then the MLP, each on a normalised input and added to it."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, **kwargs):
         super().__init__(**kwargs)
         # Under mixed precision, norms compute in the variables' float32.
         self.ln_1 = Norm(name="ln_1", dtype=self.variable_dtype)
@@ -164,12 +204,12 @@ class GPT2(keras.Model):
 
     The weights are there at once, drawn as for training from scratch: normal with deviation `w_init_stdev`, half of
     that for `wpe`, and for the two projections into each block's residual over sqrt(2 n_layer), as the paper says.
-    With a `w_init_stdev` of 0 nothing is drawn: for weights that come from elsewhere.
+    A `w_init_stdev` of None leaves them unset: for weights that come from elsewhere.
 
     Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019) and OpenAI's `src/model.py`.
     """
 
-    def __init__(self, hparams: HParams, *, w_init_stdev: float = 0.02, name: str = "model", **kwargs):
+    def __init__(self, hparams: HParams, *, w_init_stdev: float | None = 0.02, name: str = "model", **kwargs):
         super().__init__(name=name, **kwargs)
         if not isinstance(hparams, HParams):
             raise TypeError(f"GPT2 takes HParams, not {hparams!r}; gpt2_tf.load takes a model's name or folder")
@@ -182,7 +222,9 @@ class GPT2(keras.Model):
 
     def build(self, input_shape):
         n_vocab, n_ctx, n_embd = self.hparams.n_vocab, self.hparams.n_ctx, self.hparams.n_embd
-        self.wpe = self.add_weight(name="wpe", shape=[n_ctx, n_embd], initializer=normal(self.w_init_stdev / 2))
+        self.wpe = self.add_weight(
+            name="wpe", shape=[n_ctx, n_embd], initializer=normal(self.w_init_stdev and self.w_init_stdev / 2)
+        )
         self.wte = self.add_weight(name="wte", shape=[n_vocab, n_embd], initializer=normal(self.w_init_stdev))
         for layer in (*self.h, self.ln_f):
             layer.build([*input_shape, n_embd])
@@ -221,19 +263,21 @@ class GPT2(keras.Model):
         """
         tokens = tf.convert_to_tensor(tokens)
         self._check(tokens, past)
-        seq = tf.shape(tokens)[1]
-        n_past = 0 if past is None else tf.shape(past[0][0])[2]
+        seq = tokens.shape[1] or tf.shape(tokens)[1]
+        n_past = 0 if past is None else cache.length(past)
         # A graph's lengths may be unknown before; a slice beyond the end would be cut short without a word.
         tf.debugging.assert_less_equal(n_past + seq, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
         if start is None:
             positions = self.wpe[n_past : n_past + seq]
         else:
             positions = tf.gather(
-                tf.convert_to_tensor(self.wpe), tf.maximum(tf.range(n_past, n_past + seq) - start[:, None], 0)
+                tf.convert_to_tensor(self.wpe), tf.maximum(n_past + tf.range(seq) - start[:, None], 0)
             )
         h = tf.gather(self._wte(), tokens) + tf.cast(positions, self.compute_dtype)
         h = self.dropout(h, training=training)
         mask = attention_mask(seq, n_past + seq, start)
+        if past is not None and tokens.shape[1] != 1:
+            past = cache.join(past)
         presents = []
         for i, block in enumerate(self.h):
             h, present = block(h, mask, past=past and past[i], training=training)
@@ -242,7 +286,14 @@ class GPT2(keras.Model):
 
     def logits(self, h: tf.Tensor) -> tf.Tensor:
         """[batch, seq, n_embd] -> [batch, seq, n_vocab]; the head is `wte` again."""
-        return tf.cast(tf.matmul(h, self._wte(), transpose_b=True), self.variable_dtype)
+        wte = self._wte()
+        if h.shape[1] != 1:
+            x = tf.matmul(h, wte, transpose_b=True)
+        elif h.shape[0] == 1:  # twice: two rows take less time than one
+            x = tf.matmul(tf.tile(h[0], [2, 1]), wte, transpose_b=True)[None, :1]
+        else:  # the other way round, which takes half the time
+            x = tf.transpose(tf.matmul(wte[None], tf.transpose(h, [1, 2, 0])), [2, 0, 1])
+        return tf.cast(x, self.variable_dtype)
 
     def traced(self, build: Callable, *arguments) -> Callable:
         """The one trace of the `tf.function` that `build(self, *arguments)` makes; the latest few are kept.
@@ -265,8 +316,7 @@ class GPT2(keras.Model):
     def _check(self, tokens: tf.Tensor, past: cache.Cache | None) -> None:
         if tokens.shape.rank != 2 or not tokens.dtype.is_integer:
             raise ValueError(f"tokens are {tokens.dtype.name} {tokens.shape}, but must be integers [batch, seq]")
-        lengths = [tokens.shape[1]] + ([past[0][0].shape[2]] if past else [])
-        known = sum(length or 0 for length in lengths)
+        known = (tokens.shape[1] or 0) + sum(k.shape[2] or 0 for k, _ in (past[0] if past else ()))
         if known > self.hparams.n_ctx:
             raise ValueError(f"{known} tokens are more than the model's window, n_ctx {self.hparams.n_ctx}")
 
@@ -291,7 +341,7 @@ class GPT2(keras.Model):
         """
         hparams = HParams.from_json(Path(folder, "hparams.json"))
         checkpoint.check_count(folder, hparams.n_params)
-        model = cls(hparams, w_init_stdev=0)
+        model = cls(hparams, w_init_stdev=None)
         checkpoint.restore(folder, model._named_weights())
         return model
 

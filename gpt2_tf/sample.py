@@ -19,7 +19,10 @@ STEPS = 8  # tokens from one look at the loop to the next: a Ctrl-C waits for no
 def prefill(
     model: GPT2, tokens: tf.Tensor, past: cache.Cache | None = None, start: tf.Tensor | None = None
 ) -> cache.Cache:
-    """Reads the tokens, int [batch, seq], but for the last, with which `decode_one_token` begins; gives the cache."""
+    """Reads the tokens, int [batch, seq], but for the last, with which `decode_one_token` begins; gives the cache.
+
+    Not compiled for one text: that takes longer than it saves.
+    """
     return model.hidden(tokens[:, :-1], past, start)[1]
 
 
@@ -28,7 +31,7 @@ def decode_one_token(
 ) -> tuple[tf.Tensor, cache.Cache]:
     """Reads one more token, int [batch]; gives the next one's logits, [batch, n_vocab], and the longer cache."""
     h, present = model.hidden(token[:, None], past, start)
-    return model.logits(h[:, -1]), present
+    return model.logits(h)[:, 0], present
 
 
 class State(NamedTuple):
@@ -36,7 +39,7 @@ class State(NamedTuple):
 
     tokens: tf.Tensor  # int32 [batch, seq]; rows of fewer tokens are filled up on the left
     start: tf.Tensor  # int32 [batch]: the column of each row's first token
-    past: cache.Cache  # of all tokens but the last, which is not read yet
+    past: cache.Cache  # of all tokens but the last, which is not read yet; in two pieces
     stop: tf.Tensor  # int32 [batch]: the row's state in `Choice.stops`; STOPPED has ended its text
     count: tf.Tensor  # int32 [batch]: the row's new tokens, up to the one that ended its text
     logprobs: tf.Tensor  # float32 [batch, new]: of this loop's new tokens, before any filter
@@ -50,37 +53,26 @@ class State(NamedTuple):
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), self)
 
 
-def _specs(model: GPT2) -> tuple[State, Choice, tf.TensorSpec]:
-    """The state, the choice and the noise, of any batch, lengths and settings, so that each function has one trace."""
+def _specs(model: GPT2, batch: int | None = None) -> tuple[State, Choice, tf.TensorSpec]:
+    """The state, the choice and the noise, of any lengths and settings, so that each function has one trace."""
     integer, number = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.float32)
-    rows = tf.TensorSpec([None], tf.int32)
-    past = cache.spec(model.hparams, model.compute_dtype)
-    logprobs = tf.TensorSpec([None, None], tf.float32)
-    state = State(tf.TensorSpec([None, None], tf.int32), rows, past, rows, rows, logprobs)
+    rows = tf.TensorSpec([batch], tf.int32)
+    past = cache.spec(model.hparams, model.compute_dtype, batch, pieces=2)
+    logprobs = tf.TensorSpec([batch, None], tf.float32)
+    state = State(tf.TensorSpec([batch, None], tf.int32), rows, past, rows, rows, logprobs)
     stops = tf.TensorSpec([None, model.hparams.n_vocab], tf.int32)
     bias = tf.TensorSpec([None], tf.float32)
     choice = Choice(bias, number, integer, stops, integer, number, integer, number, number)
-    return state, choice, tf.TensorSpec([None, None], tf.float64)
+    return state, choice, tf.TensorSpec([batch, None], tf.float64)
 
 
-def reader(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
-    """`prefill` compiled, `read(tokens, past, start) -> Cache`, for `GPT2.traced`."""
-    state, _, _ = _specs(model)
-
-    @tf.function(autograph=False, input_signature=[state.tokens, state.past, state.start])
-    def read(tokens, past, start):
-        return prefill(model, tokens, past, start)
-
-    return read
-
-
-def decoder(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.PolymorphicFunction:
-    """The loop, `decode(state, choice, noise, limit) -> State`, for `GPT2.traced`.
+def decoder(model: GPT2, filters: tuple[Filter, ...], batch: int | None) -> tf.types.experimental.PolymorphicFunction:
+    """The loop, `decode(state, choice, noise, limit) -> State`, for `GPT2.traced`; a `batch` of 1 has a faster one.
 
     It writes as many tokens as `noise`, float64 [batch, new], has columns; fewer where every row has stopped or has
     `limit`, int32 [batch], new tokens.
     """
-    state, choice, noise = _specs(model)
+    state, choice, noise = _specs(model, batch)
     shapes = tf.nest.map_structure(lambda spec: spec.shape, state)
 
     @tf.function(autograph=False, input_signature=[state, choice, noise, state.count])
@@ -101,7 +93,7 @@ def decoder(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.P
                 tf.concat([state.logprobs, logprob[:, None]], axis=1),
             )
 
-        state = state._replace(logprobs=state.logprobs[:, :0])
+        state = state._replace(past=cache.divide(state.past), logprobs=state.logprobs[:, :0])
         return tf.while_loop(
             lambda i, state: (i < tf.shape(noise)[1]) & tf.reduce_any(state.going(limit)),
             step,
@@ -141,7 +133,7 @@ def checker(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.P
         return State(
             tf.concat([state.tokens, token[None, :new]], axis=1),
             state.start,
-            cache.first(past, seq - 1 + new),
+            cache.divide(cache.first(past, seq - 1 + new)),
             stop[new - 1 : new],
             state.count + new,
             logprobs[None, :new],
@@ -197,14 +189,15 @@ def extend(
                 if len(texts[row]) > n_ctx:
                     texts[row] = texts[row][-max(n_ctx // 2, 1) :]
             tokens, start = pad([texts[row] for row in rows])
-            past = model.traced(reader)(tokens, cache.empty(model.hparams, len(rows), model.compute_dtype), start)
+            past = cache.divide(prefill(model, tokens, start=start))
             state = State(tokens, start, past, tf.constant(stop), tf.constant(count), tf.zeros([len(rows), 0]))
         seq = state.tokens.shape[1]
         # The last new token is not read, so one more than n_ctx fits.
         room = min(n_ctx + 1 - seq, limits[rows].max() - done)
         if guess is None:
             new = tf.constant(noise[rows, done : done + min(steps, room)])
-            state = model.traced(decoder, filters)(state, choice, new, tf.constant(limits[rows]))
+            batch = 1 if len(texts) == 1 else None
+            state = model.traced(decoder, filters, batch)(state, choice, new, tf.constant(limits[rows]))
         else:
             guesses = guess(texts[0], done, room - 1)
             new = tf.constant(noise[:, done : done + len(guesses) + 1])

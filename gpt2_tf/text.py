@@ -334,7 +334,7 @@ def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
 
         def row(arguments):  # one at a time: the logits of a long text take 200 MB
             h, targets = arguments
-            return tf.gather(tf.nn.log_softmax(tf.cast(model.logits(h), tf.float32)), targets, batch_dims=1)
+            return tf.gather(tf.nn.log_softmax(tf.cast(model.logits(h[None])[0], tf.float32)), targets, batch_dims=1)
 
         return tf.map_fn(row, (h, tokens[:, 1:]), fn_output_signature=tf.float32, parallel_iterations=1)
 

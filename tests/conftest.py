@@ -83,3 +83,22 @@ def lively():
     from gpt2_tf import HParams
 
     return random_model(HParams(n_vocab=260, n_ctx=32, n_embd=40, n_head=4, n_layer=2))
+
+
+@pytest.fixture
+def forbid_traces(monkeypatch):
+    """Call it, and from then on the model may compute, but not be traced."""
+    import tensorflow as tf
+
+    from gpt2_tf import GPT2
+
+    def forbid():
+        hidden = GPT2.hidden
+
+        def computed(*args, **kwargs):
+            assert tf.executing_eagerly(), "the model was traced again"
+            return hidden(*args, **kwargs)
+
+        monkeypatch.setattr(GPT2, "hidden", computed)
+
+    return forbid

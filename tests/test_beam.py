@@ -8,7 +8,7 @@ import pytest
 import reference
 from random_model import is_freed_after, random_model
 
-from gpt2_tf import GPT2, HParams, beam_search, generate, stops
+from gpt2_tf import HParams, beam_search, generate, stops
 from gpt2_tf.beam import find
 
 FEW = [b"a", b"b", b"ab", b"c", b"<|endoftext|>"]
@@ -157,13 +157,10 @@ def test_as_many_texts_come_as_are_asked_for(model, enc):
         assert len(beam_search(model, enc, "e", num_beams=260, num_return=260, length=1, stop=stop)) == 260
 
 
-def test_one_trace_serves_all_searches(model, enc, monkeypatch):
+def test_one_trace_serves_all_searches(model, enc, forbid_traces):
     beam_search(model, enc, "e", length=2)
 
-    def traced(*args, **kwargs):
-        raise AssertionError("the model was traced again")
-
-    monkeypatch.setattr(GPT2, "hidden", traced)
+    forbid_traces()
     for setting in ({"num_beams": 9, "num_return": 5}, {"length": 20}, {"length_penalty": -1}, {"stop": ["the", 3]}):
         for prompt in ("e", "the then them"):
             beam_search(model, enc, prompt, **setting)

@@ -119,13 +119,12 @@ def test_each_step_and_row_has_its_own_noise():
     np.testing.assert_array_equal(tokens, np.floor(noise * HPARAMS.n_vocab))
 
 
-def test_one_trace_serves_all_lengths_and_settings(model, monkeypatch):
+def test_one_trace_serves_all_lengths_and_settings(model, forbid_traces):
+    """One for a single text, and one for any batch of more."""
     sample(model)
+    sample(model, batch_size=2)
 
-    def traced(*args, **kwargs):
-        raise AssertionError("the model was traced again")
-
-    monkeypatch.setattr(GPT2, "hidden", traced)
+    forbid_traces()
     for kwargs in ({}, {"length": 3}, {"batch_size": 4}, {"context": [1] * 9}, {"top_k": 5}, {"top_p": 0.5, "seed": 1}):
         sample(model, **kwargs)
     with pytest.raises(AssertionError, match="traced again"):
