@@ -5,14 +5,20 @@
 All models have random weights. Each line is measured in every round, in turn, and the table has the medians: machines
 drift, so only the ratios within one run mean something. Each library has a process of its own, as the threads of one
 would wait upon the other's. The limit is what reading all weights once a token allows, at the rate at which this
-machine sums a large tensor.
+machine sums a large tensor. Then each library's time from the start of a process to the first token, from saved
+weights, and this one's memory.
 """
 
 import argparse
 import multiprocessing
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -21,6 +27,23 @@ import gpt2_tf
 from gpt2_tf.hparams import SIZES
 
 PROMPT = 16
+CALLS = 200
+FIRST_TOKEN = {
+    "gpt2_tf": """
+import sys
+import gpt2_tf
+model = gpt2_tf.GPT2.from_checkpoint(sys.argv[1])
+tokens = gpt2_tf.sample_sequence(model, length=1, context=list(range(16)), temperature=0)
+print(tokens.numpy())
+""",
+    "transformers": """
+import sys, torch, transformers
+model = transformers.GPT2LMHeadModel.from_pretrained(sys.argv[1])
+tokens = torch.arange(16)[None]
+tokens = model.generate(tokens, attention_mask=tokens >= 0, max_new_tokens=1, do_sample=False, pad_token_id=0)
+print(tokens.numpy())
+""",
+}
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -109,6 +132,58 @@ def memory(*_) -> dict[str, tuple[int, Callable]]:
     return {"memory": (1, lambda: total(numbers).numpy())}
 
 
+def save(library: str, hparams: "gpt2_tf.HParams", folder: str) -> None:
+    """Writes a model with random weights as the library's own files."""
+    if library == "gpt2_tf":
+        gpt2_tf.GPT2(hparams).save_checkpoint(folder)
+    else:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        config = GPT2Config(n_embd=hparams.n_embd, n_head=hparams.n_head, n_layer=hparams.n_layer)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+
+
+def first_tokens(hparams: "gpt2_tf.HParams", libraries: list[str], rounds: int, connection) -> None:
+    """Sends the libraries' seconds from a process's start to the first token, medians; then our own memory's use."""
+    took = {library: [] for library in libraries}
+    with tempfile.TemporaryDirectory() as folder:
+        for library in libraries:
+            save(library, hparams, str(Path(folder, library)))
+        for _ in range(rounds + 1):
+            for library in libraries:
+                command = [sys.executable, "-c", FIRST_TOKEN[library], str(Path(folder, library))]
+                took[library].append(
+                    seconds(lambda command=command: subprocess.run(command, check=True, capture_output=True))
+                )
+        # The first reads the files from the disk.
+        connection.send({library: statistics.median(values[1:]) for library, values in took.items()})
+        context = multiprocessing.get_context("spawn")
+        context.Process(target=peaks, args=(str(Path(folder, "gpt2_tf")), hparams, connection)).start()
+
+
+def peak() -> float:
+    """MB of memory that this process held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peaks(folder: str, hparams: "gpt2_tf.HParams", connection) -> None:
+    """Sends the peaks of memory: with TensorFlow imported, after a first text, and after many more."""
+    import tensorflow as tf
+
+    tf.constant(0)
+    found = [peak()]
+    model = gpt2_tf.GPT2.from_checkpoint(folder)
+
+    def sample(length: int, seed: int):
+        gpt2_tf.sample_sequence(model, length=length, context=list(range(PROMPT)), top_k=40, seed=seed)
+
+    sample(128, 0)
+    found.append(peak())
+    for seed in range(CALLS):
+        sample(8, seed)
+    connection.send([*found, peak()])
+
+
 def work(connection, make: Callable, *arguments) -> None:
     """A library's process: says what it has, then takes names and says how many seconds each took."""
     try:
@@ -125,10 +200,12 @@ def generate(args: argparse.Namespace) -> None:
     hparams = gpt2_tf.HParams.from_size(args.size)
     prompt = np.random.default_rng(0).integers(0, hparams.n_vocab, PROMPT).tolist()
     context = multiprocessing.get_context("spawn")
-    batches, connections = {}, {}
+    batches, connections, processes = {}, {}, []
     for make in (memory, ours, transformers, keras_nlp):
         connection, theirs = context.Pipe()
-        context.Process(target=work, args=(theirs, make, hparams, prompt, args.length), daemon=True).start()
+        process = context.Process(target=work, args=(theirs, make, hparams, prompt, args.length), daemon=True)
+        process.start()
+        processes.append(process)
         answer = connection.recv()
         if isinstance(answer, str):
             print(f"left out: {answer} is not installed")
@@ -155,12 +232,28 @@ def generate(args: argparse.Namespace) -> None:
         peer = rates.get("transformers, greedy" + ", batch 8" * (batch == 8))
         ratio = f"{rate / statistics.median(peer):17.2f}" if peer else ""
         print(f"{name:32}{rate:10.1f}{rate / batch / limit:14.2f}{ratio}")
+    for process in processes:
+        process.terminate()  # so that each of the following is alone
+    libraries = ["gpt2_tf"] + ["transformers"] * ("transformers, greedy" in rates)
+    connection, theirs = context.Pipe()
+    context.Process(target=first_tokens, args=(hparams, libraries, args.rounds, theirs)).start()
+    print()
+    for library, took in connection.recv().items():
+        print(f"{library + ', from start to first token':42}{took:10.2f} s")
+    imported, first, more = connection.recv()
+    print()
+    cache = 8 * hparams.n_layer * hparams.n_embd * (PROMPT + 127) / 2**20
+    print(f"{'memory, MB: TensorFlow imported':42}{imported:10.0f}")
+    print(f"{'the weights':42}{4 * hparams.n_params / 2**20:10.0f}")
+    print(f"{'the cache':42}{cache:10.0f}")
+    print(f"{'at most, with a first text of 128 tokens':42}{first:10.0f}")
+    print(f"{f'with {CALLS} more texts':42}{more:10.0f}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    sub = commands.add_parser("generate", help="tokens a second")
+    sub = commands.add_parser("generate", help="tokens a second, time to the first token, memory")
     sub.add_argument("--size", choices=SIZES, default="124M")
     sub.add_argument("--length", type=int, default=128, help="new tokens (default: 128)")
     sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
