@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from gpt2_tf import cache, checkpoint
 from gpt2_tf.hparams import HParams
+from gpt2_tf.loss import cross_entropy
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -50,6 +51,16 @@ def normal(stdev: float | None):
 def unset(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
     """Whatever the memory holds: not written to, it takes none until the weights come."""
     return tf.raw_ops.Empty(shape=shape, dtype=dtype)
+
+
+def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None, site: int) -> tf.Tensor:
+    """Zeros a share `rate` of x and scales up the rest; nothing without a seed, int32 [2].
+
+    The same seed and site drop the same: what is computed again for its gradient, or by a run that goes on, is the same.
+    """
+    if seed is None or not rate:
+        return x
+    return tf.nn.experimental.stateless_dropout(x, rate, tf.random.fold_in(seed, site), rng_alg="philox")
 
 
 def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
@@ -134,14 +145,13 @@ class Attention(keras.layers.Layer):
         c_proj_stdev = w_init_stdev and w_init_stdev / sqrt(2 * hparams.n_layer)
         self.c_attn = Conv1D(3 * hparams.n_embd, w_init_stdev, name="c_attn", dtype=self.dtype_policy)
         self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, name="c_proj", dtype=self.dtype_policy)
-        self.attn_dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
-        self.resid_dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
+        self.dropout = hparams.dropout
 
     def build(self, input_shape):
         self.c_attn.build(input_shape)
         self.c_proj.build(input_shape)
 
-    def call(self, x, mask, past=None, training=None):
+    def call(self, x, mask, past=None, seed=None):
         q, k, v = split_heads(self.c_attn(x), self.n_head)
         present = cache.append(past, k, v)
         keys, values = zip(*present, strict=True)
@@ -149,10 +159,10 @@ class Attention(keras.layers.Layer):
         w = w / sqrt(q.shape[-1])
         w = tf.cast(w, self.variable_dtype)  # the softmax wants float32's range
         w = tf.where(mask, w, w.dtype.min)
-        w = self.attn_dropout(tf.cast(softmax(w), v.dtype), training=training)
+        w = dropout(tf.cast(softmax(w), v.dtype), self.dropout, seed, 0)
         w = tf.split(w, [tf.shape(k)[2] for k in keys], axis=-1)
         x = tf.add_n([matmul(part, v) for part, v in zip(w, values, strict=True)])  # [batch, n_head, seq, head_dim]
-        return self.resid_dropout(self.c_proj(merge_heads(x)), training=training), present
+        return dropout(self.c_proj(merge_heads(x)), self.dropout, seed, 1), present
 
 
 class MLP(keras.layers.Layer):
@@ -164,14 +174,14 @@ class MLP(keras.layers.Layer):
         c_proj_stdev = w_init_stdev and w_init_stdev / sqrt(2 * hparams.n_layer)
         self.c_fc = Conv1D(self.n_state, w_init_stdev, name="c_fc", dtype=self.dtype_policy)
         self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, name="c_proj", dtype=self.dtype_policy)
-        self.dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
+        self.dropout = hparams.dropout
 
     def build(self, input_shape):
         self.c_fc.build(input_shape)
         self.c_proj.build([*input_shape[:-1], self.n_state])
 
-    def call(self, x, training=None):
-        return self.dropout(self.c_proj(gelu(self.c_fc(x))), training=training)
+    def call(self, x, seed=None):
+        return dropout(self.c_proj(gelu(self.c_fc(x))), self.dropout, seed, 2)
 
 
 class Block(keras.layers.Layer):
@@ -189,10 +199,10 @@ class Block(keras.layers.Layer):
         for layer in (self.ln_1, self.attn, self.ln_2, self.mlp):
             layer.build(input_shape)
 
-    def call(self, x, mask, past=None, training=None):
-        a, present = self.attn(self.ln_1(x), mask, past=past, training=training)
+    def call(self, x, mask, past=None, seed=None):
+        a, present = self.attn(self.ln_1(x), mask, past=past, seed=seed)
         x = x + a
-        return x + self.mlp(self.ln_2(x), training=training), present
+        return x + self.mlp(self.ln_2(x), seed=seed), present
 
 
 @keras.saving.register_keras_serializable(package="gpt2_tf")
@@ -209,13 +219,22 @@ class GPT2(keras.Model):
     Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019) and OpenAI's `src/model.py`.
     """
 
-    def __init__(self, hparams: HParams, *, w_init_stdev: float | None = 0.02, name: str = "model", **kwargs):
+    def __init__(
+        self,
+        hparams: HParams,
+        *,
+        w_init_stdev: float | None = 0.02,
+        remat: bool = False,
+        name: str = "model",
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         if not isinstance(hparams, HParams):
             raise TypeError(f"GPT2 takes HParams, not {hparams!r}; gpt2_tf.load takes a model's name or folder")
         self.hparams = hparams
         self.w_init_stdev = w_init_stdev
-        self.dropout = keras.layers.Dropout(hparams.dropout, dtype=self.dtype_policy)
+        self.remat = remat
+        self.seeds = keras.random.SeedGenerator()
         self.h = [Block(hparams, w_init_stdev, name=f"h{i}", dtype=self.dtype_policy) for i in range(hparams.n_layer)]
         self.ln_f = Norm(name="ln_f", dtype=self.variable_dtype)
         self.build([None, None])
@@ -274,14 +293,19 @@ class GPT2(keras.Model):
                 tf.convert_to_tensor(self.wpe), tf.maximum(n_past + tf.range(seq) - start[:, None], 0)
             )
         h = tf.gather(self._wte(), tokens) + tf.cast(positions, self.compute_dtype)
-        h = self.dropout(h, training=training)
+        seed = tf.cast(self.seeds.next(), tf.int32) if training and self.hparams.dropout else None
+        h = dropout(h, self.hparams.dropout, seed, 0)
         mask = attention_mask(seq, n_past + seq, start)
         if past is not None and tokens.shape[1] != 1:
             past = cache.join(past)
         presents = []
         for i, block in enumerate(self.h):
-            h, present = block(h, mask, past=past and past[i], training=training)
-            presents.append(present)
+            block_seed = seed if seed is None else tf.random.fold_in(seed, 1 + i)
+            if training and self.remat:
+                h = tf.recompute_grad(lambda h, block=block, seed=block_seed: block(h, mask, seed=seed)[0])(h)
+            else:
+                h, present = block(h, mask, past=past and past[i], seed=block_seed)
+                presents.append(present)
         return tf.cast(self.ln_f(h), self.compute_dtype), tuple(presents)
 
     def logits(self, h: tf.Tensor) -> tf.Tensor:
@@ -294,6 +318,56 @@ class GPT2(keras.Model):
         else:  # the other way round, which takes half the time
             x = tf.transpose(tf.matmul(wte[None], tf.transpose(h, [1, 2, 0])), [2, 0, 1])
         return tf.cast(x, self.variable_dtype)
+
+    def compile(self, optimizer="adamw", loss=None, *, grad_accumulation: int = 1, jit_compile: bool = False, **kwargs):
+        """As Keras's, but that without a `loss` the model is trained on its own: the mean cross-entropy of the targets.
+
+        `fit` then takes batches `(tokens, targets)`, int [batch, seq] each; targets below 0 are padding. The logits are
+        never whole in memory.
+
+        Args:
+            grad_accumulation: in how many parts a batch is read, one after the other; it divides the batch.
+            jit_compile: by XLA, which on a CPU takes longer than it saves.
+        """
+        self.grad_accumulation = grad_accumulation
+        super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
+
+    def train_step(self, data):
+        if self.loss is not None:
+            return super().train_step(data)
+        tokens, targets = data
+        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+
+        def gradients(tokens, targets):
+            with tf.GradientTape() as tape:
+                h = self.hidden(tokens, training=True)[0]
+                loss = cross_entropy(h, self._wte(), targets, training=True) / count
+                scaled = self.optimizer.scale_loss(loss)
+            return loss, tape.gradient(scaled, self.trainable_variables)
+
+        n = self.grad_accumulation
+        if n == 1:
+            loss, total = gradients(tokens, targets)
+        else:
+            tokens, targets = (tf.reshape(part, [n, -1, part.shape[1]]) for part in (tokens, targets))
+            zeros = (0.0, [tf.zeros(variable.shape, variable.dtype) for variable in self.trainable_variables])
+
+            def add(i, sums):
+                return i + 1, tf.nest.map_structure(tf.add, sums, gradients(tokens[i], targets[i]))
+
+            _, (loss, total) = tf.while_loop(lambda i, _: i < n, add, (0, zeros), parallel_iterations=1)
+        self.optimizer.apply(total, self.trainable_variables)
+        self._loss_tracker.update_state(loss, sample_weight=count)
+        return self.get_metrics_result()
+
+    def test_step(self, data):
+        if self.loss is not None:
+            return super().test_step(data)
+        tokens, targets = data
+        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+        loss = cross_entropy(self.hidden(tokens, training=False)[0], self._wte(), targets) / count
+        self._loss_tracker.update_state(loss, sample_weight=count)
+        return self.get_metrics_result()
 
     def traced(self, build: Callable, *arguments) -> Callable:
         """The one trace of the `tf.function` that `build(self, *arguments)` makes; the latest few are kept.

@@ -1,0 +1,61 @@
+"""The next token's cross-entropy, a part of the logits at a time: [batch, seq, n_vocab] is never whole in memory."""
+
+import tensorflow as tf
+
+CHUNK = 2**25  # logits at a time, 128 MB in float32
+
+
+def cross_entropy(h: tf.Tensor, wte: tf.Tensor, targets: tf.Tensor, training: bool = False) -> tf.Tensor:
+    """The sum of -log p(target) in nats, float32 [], over the targets that aren't negative.
+
+    In training its gradients are computed on the way, so that no logits are kept, or computed twice.
+
+    Args:
+        h: [batch, seq, n_embd], what the head reads.
+        wte: [n_vocab, n_embd], the head, of the same dtype.
+        targets: int [batch, seq]; those below 0 are padding.
+    """
+    h, targets = tf.reshape(h, [-1, h.shape[-1]]), tf.reshape(targets, [-1])
+    rows, size = tf.shape(h)[0], max(1, CHUNK // wte.shape[0])
+
+    def chunk(first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Some rows of h, the sum of their losses, and its gradient by their logits."""
+        part, target = h[first : first + size], targets[first : first + size]
+        kept = tf.cast(target >= 0, tf.float32)
+        losses, gradients = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+            features=tf.cast(tf.matmul(part, wte, transpose_b=True), tf.float32), labels=tf.maximum(target, 0)
+        )
+        return part, tf.reduce_sum(losses * kept), tf.cast(gradients * kept[:, None], h.dtype)
+
+    def loop(body, *variables):
+        return tf.while_loop(
+            lambda first, *_: first < rows,
+            lambda first, *variables: (first + size, *body(first, *variables)),
+            (tf.constant(0), tf.constant(0.0), *variables),
+            parallel_iterations=1,
+        )[1:]
+
+    if not training:
+        return loop(lambda first, total: (total + chunk(first)[1],))[0]
+
+    def body(first, total, h_gradient, wte_gradient):
+        part, losses, gradient = chunk(first)
+        return (
+            total + losses,
+            h_gradient.write(first // size, tf.matmul(gradient, wte)),
+            wte_gradient + tf.matmul(gradient, part, transpose_a=True),
+        )
+
+    @tf.custom_gradient
+    def summed(h, wte):
+        parts = tf.TensorArray(h.dtype, -(-rows // size), infer_shape=False, element_shape=[None, h.shape[1]])
+        total, parts, wte_gradient = loop(body, parts, tf.zeros(wte.shape, wte.dtype))
+        h_gradient = parts.concat()
+
+        def gradient(upstream):
+            upstream = tf.cast(upstream, h.dtype)
+            return upstream * h_gradient, upstream * wte_gradient
+
+        return total, gradient
+
+    return summed(h, wte)
