@@ -4,6 +4,7 @@ It knows names and shapes, not the model, so that `model.py` may import it.
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from gpt2_tf import bundle
 from gpt2_tf.bundle import NAME, data_sizes, read_index
 
 Variables = Mapping[str, keras.Variable]
+STEP = re.compile(r"(?:model|optimizer)-(\d+)\.(?:index|data-\d+-of-\d+)")
 
 
 def restore(folder: str | os.PathLike, variables: Variables) -> None:
@@ -50,31 +52,60 @@ def check_count(folder: str | os.PathLike, n_params: int) -> None:
         raise ValueError(f"hparams.json describes a model of {n_params:,} weights, but {path} lists {found:,}")
 
 
-def save(folder: str | os.PathLike, variables: Variables) -> None:
+def restore_state(folder: str | os.PathLike, step: int, variables: Variables) -> None:
+    """Fills the variables from `optimizer-<step>.*`. Raises ValueError where they don't fit."""
+    names = sorted(variables)
+    try:
+        tensors = tf.raw_ops.RestoreV2(
+            prefix=str(Path(folder, f"optimizer-{step}")),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            dtypes=[tf.as_dtype(variables[name].dtype) for name in names],
+        )
+    except tf.errors.OpError as error:
+        raise ValueError(f"{folder}: the state of step {step} is damaged or another's ({_first_line(error)})") from None
+    for name, tensor in zip(names, tensors, strict=True):
+        variables[name].assign(tensor)
+
+
+def save(
+    folder: str | os.PathLike, variables: Variables, step: int | None = None, state: Variables | None = None
+) -> None:
     """Writes the variables as float32 to `model.ckpt.*`, and the `checkpoint` file which names it.
 
-    All is written beside its place first and moved there whole.
+    All is written beside its place first and moved there whole. With a `step`, to `model-<step>.*`, and `state`, as it
+    is, to `optimizer-<step>.*`; the file `checkpoint` comes last, and then the other steps' files go.
 
     Raises:
         OSError: the folder can't be made or written, or the disk is full.
     """
-    folder = Path(folder)
+    folder, name = Path(folder), NAME if step is None else f"model-{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    names = sorted(variables)  # the order of OpenAI's data file
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
-        try:
-            tf.raw_ops.SaveV2(
-                prefix=str(Path(part, NAME)),
-                tensor_names=names,
-                shape_and_slices=[""] * len(names),
-                tensors=[tf.cast(variables[name], tf.float32) for name in names],
-            )
-        except tf.errors.OpError as error:
-            raise OSError(f"{folder / NAME} could not be written: {_first_line(error)}") from None
-        Path(part, "checkpoint").write_text(f'model_checkpoint_path: "{NAME}"\nall_model_checkpoint_paths: "{NAME}"\n')
-        # The index last: with a new index, the data is new too.
-        for path in sorted(Path(part).iterdir(), key=lambda path: path.suffix == ".index"):
+        _write(folder, Path(part, name), {name: tf.cast(value, tf.float32) for name, value in variables.items()})
+        if state:
+            _write(folder, Path(part, f"optimizer-{step}"), state)
+        Path(part, "checkpoint").write_text(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
+        # An index after its data, and last of all what names the step: with it, all else is new too.
+        for path in sorted(Path(part).iterdir(), key=lambda path: (path.name == "checkpoint", path.suffix == ".index")):
             os.replace(path, folder / path.name)
+    if step is not None:
+        for path in folder.iterdir():
+            if (match := STEP.fullmatch(path.name)) and int(match[1]) != step:
+                path.unlink()
+
+
+def _write(folder: Path, prefix: Path, tensors: Mapping) -> None:
+    names = sorted(tensors)  # the order of OpenAI's data file
+    try:
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix),
+            tensor_names=names,
+            shape_and_slices=[""] * len(names),
+            tensors=[tf.convert_to_tensor(tensors[name]) for name in names],
+        )
+    except tf.errors.OpError as error:
+        raise OSError(f"{folder / prefix.name} could not be written: {_first_line(error)}") from None
 
 
 def _check_names(prefix: Path, entries: Mapping, variables: Variables) -> None:

@@ -56,7 +56,7 @@ def unset(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None, site: int) -> tf.Tensor:
     """Zeros a share `rate` of x and scales up the rest; nothing without a seed, int32 [2].
 
-    The same seed and site drop the same: what is computed again for its gradient, or by a run that goes on, is the same.
+    The same seed and site drop the same, when it is computed again for its gradient, or by a run that goes on.
     """
     if seed is None or not rate:
         return x
@@ -394,7 +394,7 @@ class GPT2(keras.Model):
         if known > self.hparams.n_ctx:
             raise ValueError(f"{known} tokens are more than the model's window, n_ctx {self.hparams.n_ctx}")
 
-    def _named_weights(self) -> dict[str, keras.Variable]:
+    def named_weights(self) -> dict[str, keras.Variable]:
         """The weights by OpenAI's names, whatever this model's own name and the scope that it was made in."""
         return {f"model{variable.path.removeprefix(self.path)}": variable for variable in self.weights}
 
@@ -406,21 +406,23 @@ class GPT2(keras.Model):
         return cls(**{**config, "hparams": HParams.from_dict(config["hparams"])})
 
     @classmethod
-    def from_checkpoint(cls, folder: str | os.PathLike) -> "GPT2":
+    def from_checkpoint(cls, folder: str | os.PathLike, *, dropout: float = 0, **kwargs) -> "GPT2":
         """The model in a folder of OpenAI's files: `hparams.json` and `model.ckpt.*`.
+
+        `dropout` and `kwargs` are for training, as HParams and GPT2 say.
 
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: the files are damaged, or don't fit one another; all differences are named at once.
         """
-        hparams = HParams.from_json(Path(folder, "hparams.json"))
+        hparams = replace(HParams.from_json(Path(folder, "hparams.json")), dropout=dropout)
         checkpoint.check_count(folder, hparams.n_params)
-        model = cls(hparams, w_init_stdev=None)
-        checkpoint.restore(folder, model._named_weights())
+        model = cls(hparams, w_init_stdev=None, **kwargs)
+        checkpoint.restore(folder, model.named_weights())
         return model
 
     def save_checkpoint(self, folder: str | os.PathLike) -> None:
         """Writes `hparams.json` and `model.ckpt.*` as OpenAI's, so that OpenAI's own graph restores them."""
-        checkpoint.save(folder, self._named_weights())
+        checkpoint.save(folder, self.named_weights())
         # Dropout is a matter of training, and OpenAI's code reads no key but its five.
         replace(self.hparams, dropout=0).to_json(Path(folder, "hparams.json"))

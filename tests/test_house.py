@@ -21,6 +21,7 @@ FLOORS = {
     "download_model": 1,
     "gpt2_tf.logits": 1,
     "gpt2_tf.cache": 1,
+    "gpt2_tf.loss": 1,
     "gpt2_tf.dataset": 1,
     "gpt2_tf.checkpoint": 1,
     "gpt2_tf.stops": 1,
@@ -32,10 +33,12 @@ FLOORS = {
     "gpt2_tf.text": 5,
     "gpt2_tf.beam": 6,
     "gpt2_tf.interactive": 6,
+    "gpt2_tf.callbacks": 6,
     "gpt2_tf.prompts": 6,
-    "gpt2_tf": 7,
-    "gpt2_tf.cli": 8,
-    "gpt2_tf.__main__": 9,
+    "gpt2_tf.train": 7,
+    "gpt2_tf": 8,
+    "gpt2_tf.cli": 9,
+    "gpt2_tf.__main__": 10,
 }
 FILES = [ROOT / "download_model.py", *sorted(ROOT.glob("encoder/**/*.py")), *sorted(ROOT.glob("gpt2_tf/**/*.py"))]
 
