@@ -127,7 +127,9 @@ def _batches(
 
     once = tf.data.Dataset.range(start, -(-count // batch_size))
     steps = once if seed is None else tf.data.Dataset.counter(start)
-    return steps.map(batch).prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False  # they copy the ids, up to 2 GB of them
+    return steps.map(batch).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def _tensor(ids: np.ndarray) -> tf.Tensor:

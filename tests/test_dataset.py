@@ -33,7 +33,7 @@ def rows(batches):
 # Windows
 
 
-@pytest.mark.parametrize("count, window, batch_size", [(100, 8, 4), (24, 8, 4), (17, 8, 1), (97, 96, 2), (1000, 1, 7)])
+@pytest.mark.parametrize("count, window, batch_size", [(100, 8, 4), (24, 8, 4), (17, 8, 1), (97, 96, 2), (200, 1, 7)])
 def test_shuffled_windows_are_pieces_of_the_text_and_targets_one_ahead(count, window, batch_size):
     n = max(1, (count - window) // window)
     batches = take(windows(range(100, 100 + count), window, batch_size, seed=3), 3 * n)  # batch_size * 3 epochs
@@ -109,7 +109,7 @@ def test_a_file_larger_than_memory_is_read_only_where_a_row_is(tmp_path):
     before = memory()
     batches = take(windows(ids, 1024, 8, seed=1), 4)
     assert all(not tokens.any() for tokens, _ in batches)
-    assert memory() - before < 1e9
+    assert memory() - before < 0.5e9
     last = -(-(count - 1) // 1024) - 1
     ((tokens, targets),) = take(windows(ids, 1024, 1, start=last))
     assert tokens[0, :1023].tolist() == [50256] * 1023 == targets[0, :1023].tolist()
