@@ -55,11 +55,13 @@ def characters(texts: Iterable[str]) -> Encoder:
     """The vocabulary in which each distinct character of the texts is one token.
 
     The ids are the characters' distinct bytes, lowest first; then, for each character of several bytes, merges of its
-    first two, three and four; last `<|endoftext|>`. A text with other bytes can't be encoded.
+    first two, three and four; last `<|endoftext|>`. A text with other bytes can't be encoded. ValueError for no text.
     """
     found = set()
     for text in texts:
         found.update(text)
+    if not found:
+        raise ValueError("there is no text to take the characters of; expected some")
     found = {character.encode() for character in found}
     name = {byte: character for character, byte in BYTES.items()}
     tokens = [name[byte] for byte in sorted(set().union(*found))]
