@@ -47,6 +47,7 @@ class Encoder:
             self.tokens[i] = token
         for name, i in self.special_tokens.items():
             self.tokens[i] = name.encode()
+        self._bytes = b"".join(token for token in ranks if len(token) == 1)
         self._bpe = tiktoken.Encoding(
             "gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=self.special_tokens
         )
@@ -85,9 +86,11 @@ class Encoder:
         """The ids of `text`; special tokens in it are plain text but for those that `allowed_special` names (or "all").
 
         A pair of surrogates is the character that it stands for; an unpaired one, which UTF-8 cannot hold, is U+FFFD.
-        ValueError for a special token that the vocabulary lacks.
+        ValueError for a special token that the vocabulary lacks, and for a character that it has no bytes for.
         """
-        return self._bpe.encode(text, allowed_special=self._allowed(allowed_special), disallowed_special=())
+        allowed = self._allowed(allowed_special)
+        self._check(text, allowed)
+        return self._bpe.encode(text, allowed_special=allowed, disallowed_special=())
 
     def encode_batch(
         self, texts: Sequence[str], allowed_special: Collection[str] = (), num_threads: int = 8
@@ -96,6 +99,8 @@ class Encoder:
         if isinstance(texts, str):
             raise TypeError("encode_batch takes a list of texts, not one str; encode() takes one")
         allowed = self._allowed(allowed_special)
+        for text in texts:
+            self._check(text, allowed)
         return self._bpe.encode_batch(texts, num_threads=num_threads, allowed_special=allowed, disallowed_special=())
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
@@ -113,6 +118,20 @@ class Encoder:
                 f"{unknown[0]!r} is no special token of this vocabulary; it has {', '.join(self.special_tokens)}"
             )
         return names
+
+    def _check(self, text: str, allowed: set[str]) -> None:
+        """ValueError for a byte of the text that has no token, as in a vocabulary of a text's own characters."""
+        if len(self._bytes) == 256:
+            return
+        for name in allowed:
+            text = text.replace(name, "")
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # as tiktoken reads surrogates
+        if unknown := set(text.encode().translate(None, self._bytes)):
+            character = next(c for c in text if unknown & set(c.encode()))
+            raise ValueError(
+                f"{character!r} can't be encoded: this vocabulary of {self.n_vocab} tokens has no such character; "
+                "leave it out, or take a vocabulary with all 256 bytes"
+            )
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         # a negative index would quietly count from the end, and NumPy's integers are slow one by one
@@ -165,9 +184,6 @@ def _read_ids(content: bytes, path: str) -> dict[str, int]:
         raise _damaged(
             path, f"no token has id {missing[0]}", f"each id from 0 to {len(ids) - 1} once, for its {len(ids)} tokens"
         )
-    if lacking := [character for character in BYTES if character not in ids]:
-        byte = f"byte {BYTES[lacking[0]]:#04x}, {lacking[0]!r}"
-        raise _damaged(path, f"{len(lacking)} of 256 bytes have no token, first {byte}", "a token for each byte")
     return ids
 
 
@@ -184,7 +200,8 @@ def _read_merges(content: bytes, ids: dict[str, int], path: str) -> tuple[dict[b
     if lines.pop():
         raise _damaged(path, f"its last line, {len(lines) + 1}, has no end: the file was cut short", "a whole line")
 
-    tokens = {character: bytes([byte]) for character, byte in BYTES.items()}
+    # All 256 but in a vocabulary of a text's own characters.
+    tokens = {character: bytes([byte]) for character, byte in BYTES.items() if character in ids}
     merges = {}
     last = -1
     for number, line in enumerate(lines[1:], start=2):
@@ -247,7 +264,8 @@ def _special_tokens(ids: dict[str, int], ranks: dict[bytes, int], folder: str | 
     path = os.path.join(folder, "encoder.json")
     if odd := [token for token in special if not re.fullmatch(r"<\|[!-~]+\|>", token)]:
         wrong = f"{len(odd)} of its {len(ids)} tokens, first {odd[0][:40]!r}, come from no merge in vocab.bpe"
-        raise _damaged(path, wrong, f"256 bytes, {len(ranks) - 256} merges and {END_OF_TEXT}")
+        n_bytes = sum(len(token) == 1 for token in ranks)
+        raise _damaged(path, wrong, f"{n_bytes} bytes, {len(ranks) - n_bytes} merges and {END_OF_TEXT}")
     if END_OF_TEXT not in special:
         raise _damaged(path, f"it has no {END_OF_TEXT}", f"{END_OF_TEXT} beside the bytes and the merges")
     return special

@@ -93,26 +93,23 @@ def main():
 
 
 def train(GPT2: type, hparams: "gpt2_tf.HParams", ids: list[int], val_ids: list[int], args: argparse.Namespace):
-    """Trains a model on random windows of `ids`, tells its loss on `val_ids` as it goes, and saves it."""
+    """Trains a model on shuffled windows of `ids`, tells its loss on `val_ids` as it goes, and saves it."""
     import keras
-    import tensorflow as tf
 
-    from gpt2_tf.dataset import random_windows
+    from gpt2_tf.dataset import IGNORED, windows
 
     keras.utils.set_random_seed(args.seed)
     model = GPT2(hparams, dtype="mixed_bfloat16")  # float32 weights, a quarter faster
 
-    dataset = random_windows(ids, args.n_ctx, args.batch_size, seed=args.seed)
-    n_val = len(val_ids) // (args.n_ctx + 1)
-    rows = np.array(val_ids[: n_val * (args.n_ctx + 1)], np.int32).reshape(n_val, args.n_ctx + 1)
-    val_dataset = tf.data.Dataset.from_tensor_slices((rows[:, :-1], rows[:, 1:])).batch(args.batch_size)
+    dataset = windows(ids, args.n_ctx, args.batch_size, seed=args.seed)
+    val_dataset = windows(val_ids, args.n_ctx, args.batch_size)
 
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, args.steps, warmup_target=args.learning_rate, warmup_steps=args.steps // 20
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.1, beta_2=0.99, global_clipnorm=1.0)
     optimizer.exclude_from_weight_decay(var_names=["^[bg]$"])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
     # Compiled by XLA a step takes longer on a CPU, in bfloat16 twice as long.
     model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     epochs = math.ceil(args.steps / 250)

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         return 1
     except KeyboardInterrupt:
-        resumes = args.run is download or getattr(args, "out", None)
+        resumes = args.run is download or (args.run is generate and args.out)
         again = "; run it again and it resumes" if resumes else ""
         print(f"gpt2-tf: interrupted{again}", file=sys.stderr)
         return 130
@@ -124,6 +124,16 @@ def info(args: argparse.Namespace) -> None:
         print(f"{key:<11} {value}")
 
 
+def prepare(args: argparse.Namespace) -> None:
+    from gpt2_tf import prepare
+
+    vocabulary = _encoder(args) if args.model is not None else args.vocab_size
+    split = {"val_fraction": args.val_fraction, "val_files": args.val_file or ()}
+    prepared = prepare.prepare(args.files, args.out, vocabulary, column=args.column, field=args.field, **split)
+    val = "" if prepared.val is None else f" and {len(prepared.val):,} to validate"
+    print(f"{args.out}: {len(prepared.train):,} tokens to train{val}, of a vocabulary of {prepared.encoder.n_vocab:,}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gpt2-tf", description="GPT-2 in TensorFlow: sample, download, encode, decode.")
     parser.add_argument("--version", action="version", version=f"gpt2-tf {__version__}")
@@ -189,6 +199,28 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(decode, "Print the text of token ids.", models)
     sub.add_argument("ids", nargs="+", metavar="ID", help="- reads stdin")
 
+    sub = command(prepare, "Tokenise texts into a folder to train on; one that is there already is kept.")
+    sub.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILES",
+        help=".txt (a document each), .csv (a document a row), .jsonl (a line), each also .gz; names, globs or folders",
+    )
+    sub.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    vocabulary = sub.add_mutually_exclusive_group(required=True)
+    vocabulary.add_argument("--model", metavar="NAME|DIR", help=f"whose vocabulary: {', '.join(SIZES)}, or a folder")
+    vocabulary.add_argument(
+        "--vocab-size", type=_typed(_vocab_size), metavar="N|chars", help="learn N tokens; chars: a token a character"
+    )
+    sub.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
+    sub.add_argument("--column", help="of a .csv, by its first row (default: its only one)")
+    sub.add_argument("--field", default="text", help="of a .jsonl's objects (default: text)")
+    validation = sub.add_mutually_exclusive_group()
+    validation.add_argument(
+        "--val-fraction", type=_typed(number(float, 0, 1)), default=0.0, help="share of the end to validate on"
+    )
+    validation.add_argument("--val-file", action="append", metavar="FILE", help="texts to validate on; once for each")
+
     command(info, "Say what a model is: its size, its files.", models)
     return parser
 
@@ -208,6 +240,13 @@ def _typed(parse: Callable[[str], object]) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return typed
+
+
+def _vocab_size(text: str) -> int | str:
+    try:
+        return text if text == "chars" else number(int, 257)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or chars") from None
 
 
 def _settings(args: argparse.Namespace) -> dict[str, object]:

@@ -534,7 +534,7 @@ DAMAGES = {
     "a gap": (edit_ids(lambda d: d.update({EOT: 300})), JSON, "no token has id 265", "0 to 265"),
     "a text for id": (edit_ids(lambda d: d.update({"he": "256"})), JSON, "id of 'he' is '256'", "integers"),
     "a true id": (edit_ids(lambda d: d.update({'"': True})), JSON, "is True", "integers"),
-    "no byte": (edit_ids(lambda d: d.update({"qq": d.pop("!")})), JSON, "1 of 256 bytes", "0x21, '!'"),
+    "no byte": (edit_ids(lambda d: d.update({"qq": d.pop("!")})), JSON, "first 'qq'", "255 bytes, 9 merges"),
     "no end": (edit_ids(lambda d: d.update({"<|pad|>": d.pop(EOT)})), JSON, f"it has no {EOT}"),
     "odd token": (edit_ids(lambda d: d.update(zz=266)), JSON, "1 of its 267 tokens, first 'zz'", "9 merges"),
     "empty merges": (rewrite(BPE, lambda b: b""), BPE, "it is empty", "#version: 0.2"),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encoder import Encoder
-from encoder.train import train
+from encoder.train import characters, learn, train
 
 ROOT = Path(__file__).resolve().parents[1]
 EOT = "<|endoftext|>"
@@ -148,6 +148,50 @@ def test_the_same_files_give_the_same_bytes_in_another_process(files, trained, t
         subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(n)}, check=True)
         for name in ("encoder.json", "vocab.bpe"):
             assert (folder / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_learn_gives_what_train_writes(files, encoder, tmp_path):
+    learned = learn((path.read_bytes().decode() for path in files), N_VOCAB)
+    learned.save(tmp_path)
+    assert (tmp_path / "encoder.json").read_bytes() == encoder._files["encoder.json"]
+    assert (tmp_path / "vocab.bpe").read_bytes() == encoder._files["vocab.bpe"]
+
+
+# A vocabulary of characters
+
+
+def test_characters_of_ascii_are_numbered_as_nanogpt_numbers_them(tmp_path):
+    text = "To be,\nor not to be"
+    encoder = characters([text[:7], text[7:]])
+    encoder.save(tmp_path)
+    loaded = Encoder.from_folder(tmp_path)
+    numbers = {character: i for i, character in enumerate(sorted(set(text)))}
+    assert loaded.encode(text) == encoder.encode(text) == [numbers[character] for character in text]
+    assert loaded.n_vocab == len(numbers) + 1 and loaded.end_of_text == len(numbers)
+    assert loaded.decode(loaded.encode(text)) == text
+    assert loaded.encode(f"{EOT}To", allowed_special=[EOT]) == [len(numbers), *loaded.encode("To")]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("aé色は👍🏽 \n")), min_size=1))
+def test_every_character_is_a_token_of_its_own(string):
+    encoder = characters([string])
+    ids = encoder.encode(string)
+    assert [encoder.tokens[i].decode() for i in ids] == list(string)
+
+
+def test_a_character_that_the_vocabulary_lacks_is_an_error():
+    encoder = characters(["né\n"])
+    message = r"'色' can't be encoded: this vocabulary of 6 tokens has no such character; leave it out, or"
+    with pytest.raises(ValueError, match=message):
+        encoder.encode("n色")
+    with pytest.raises(ValueError, match=message):
+        encoder.encode_batch(["n", "n色"])
+    with pytest.raises(ValueError, match="'<' can't be"):
+        encoder.encode(EOT)
+    for surrogates in ("\ud83d\udc4d", "\ud83d"):
+        with pytest.raises(ValueError, match="can't be encoded"):
+            encoder.encode(surrogates)
 
 
 # Errors
