@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from gpt2_tf import bundle
-from gpt2_tf.bundle import NAME, data_sizes, read_index
+from gpt2_tf.bundle import NAME, read_index
 
 Variables = Mapping[str, keras.Variable]
 
@@ -27,8 +27,7 @@ def restore(folder: str | os.PathLike, variables: Variables) -> None:
     """
     prefix = bundle.prefix(folder)
     entries = read_index(f"{prefix}.index")
-    _check_names(prefix, entries, variables)
-    _check_sizes(prefix, entries)
+    bundle.check(prefix, entries, {name: variable.shape for name, variable in variables.items()})
     reader = tf.train.load_checkpoint(str(prefix))
     for name, variable in variables.items():
         try:
@@ -37,67 +36,34 @@ def restore(folder: str | os.PathLike, variables: Variables) -> None:
             raise ValueError(f"{prefix}: {name} is damaged; fetch the file again ({_first_line(error)})") from None
 
 
-def check_count(folder: str | os.PathLike, n_params: int) -> None:
-    """Raises ValueError where a model of `n_params` weights is so far from the checkpoint that none should be built.
-
-    It might not fit in memory; of a model that is nearer, `restore` names each difference.
-    """
-    path = Path(f"{bundle.prefix(folder)}.index")
-    found = sum(data_sizes(read_index(path)).values()) // 4  # float32
-    if n_params > 10 * found:
-        raise ValueError(f"hparams.json describes a model of {n_params:,} weights, but {path} lists {found:,}")
-
-
-def save(folder: str | os.PathLike, variables: Variables) -> None:
+def save(folder: str | os.PathLike, variables: Variables, step: int | None = None) -> None:
     """Writes the variables as float32 to `model.ckpt.*`, and the `checkpoint` file which names it.
+
+    With a `step` to `model-1000.*`, and `counter` too, as gpt-2-simple and nshepperd's fork keep a run's folder.
 
     All is written beside its place first and moved there whole.
 
     Raises:
         OSError: the folder can't be made or written, or the disk is full.
     """
-    folder = Path(folder)
+    folder, prefix = Path(folder), NAME if step is None else f"model-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(variables)  # the order of OpenAI's data file
     with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
         try:
             tf.raw_ops.SaveV2(
-                prefix=str(Path(part, NAME)),
+                prefix=str(Path(part, prefix)),
                 tensor_names=names,
                 shape_and_slices=[""] * len(names),
                 tensors=[tf.cast(variables[name], tf.float32) for name in names],
             )
         except tf.errors.OpError as error:
-            raise OSError(f"{folder / NAME} could not be written: {_first_line(error)}") from None
-        Path(part, "checkpoint").write_text(f'model_checkpoint_path: "{NAME}"\nall_model_checkpoint_paths: "{NAME}"\n')
+            raise OSError(f"{folder / prefix} could not be written: {_first_line(error)}") from None
+        for name, content in bundle.beside(prefix, step).items():
+            Path(part, name).write_text(content)
         # The index last: with a new index, the data is new too.
         for path in sorted(Path(part).iterdir(), key=lambda path: path.suffix == ".index"):
             os.replace(path, folder / path.name)
-
-
-def _check_names(prefix: Path, entries: Mapping, variables: Variables) -> None:
-    differences = [f"{name} is missing" for name in variables if name not in entries]
-    differences += [f"{name} isn't of this model" for name in entries if name not in variables]
-    for name in variables.keys() & entries.keys():
-        shape, entry = tuple(variables[name].shape), entries[name]
-        if (entry.shape, entry.dtype) != (shape, "float32"):
-            differences.append(f"{name} is {entry.dtype} {list(entry.shape)}, expected float32 {list(shape)}")
-    if differences:
-        raise ValueError(
-            f"{prefix}.index doesn't fit the hyperparameters in hparams.json: " + "; ".join(sorted(differences))
-        )
-
-
-def _check_sizes(prefix: Path, entries: Mapping) -> None:
-    sizes = data_sizes(entries)
-    for shard, expected in sizes.items():
-        path = Path(f"{prefix}.data-{shard:05d}-of-{len(sizes):05d}")
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; it holds the weights that {prefix}.index lists")
-        with open(path, "rb") as file:  # so that what may not be read isn't called damaged
-            size = file.seek(0, os.SEEK_END)
-        if size != expected:
-            raise ValueError(f"{path} has {size:,} bytes, but {prefix}.index says {expected:,}; fetch the file again")
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from gpt2_tf import cache, checkpoint
+from gpt2_tf import bundle, cache, checkpoint
 from gpt2_tf.hparams import HParams
 
 if keras.backend.backend() != "tensorflow":
@@ -290,13 +290,16 @@ class GPT2(keras.Model):
             ValueError: the files are damaged, or don't fit one another; all differences are named at once.
         """
         hparams = HParams.from_json(Path(folder, "hparams.json"))
-        checkpoint.check_count(folder, hparams.n_params)
+        bundle.check_count(bundle.prefix(folder), hparams.n_params)
         model = cls(hparams, w_init_stdev=0)
         checkpoint.restore(folder, model._named_weights())
         return model
 
-    def save_checkpoint(self, folder: str | os.PathLike) -> None:
-        """Writes `hparams.json` and `model.ckpt.*` as OpenAI's, so that OpenAI's own graph restores them."""
-        checkpoint.save(folder, self._named_weights())
+    def save_checkpoint(self, folder: str | os.PathLike, step: int | None = None) -> None:
+        """Writes `hparams.json` and `model.ckpt.*` as OpenAI's, so that OpenAI's own graph restores them.
+
+        With a `step` it is `model-1000.*` and `counter`, as gpt-2-simple and nshepperd's fork keep a run's folder.
+        """
+        checkpoint.save(folder, self._named_weights(), step)
         # Dropout is a matter of training, and OpenAI's code reads no key but its five.
         replace(self.hparams, dropout=0).to_json(Path(folder, "hparams.json"))
