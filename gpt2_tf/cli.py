@@ -224,11 +224,9 @@ def _model(args: argparse.Namespace, notice: str = BUNDLED_NOTICE) -> str:
 
 
 def _encoder(args: argparse.Namespace):
-    from encoder import Encoder
     from gpt2_tf import folder
 
-    model = _model(args, BUNDLED_VOCABULARY_NOTICE)
-    return Encoder.from_folder(folder.find(model, args.models_dir, folder.VOCABULARY))
+    return folder.encoder(_model(args, BUNDLED_VOCABULARY_NOTICE), args.models_dir)
 
 
 def _text(argument: str) -> str:

@@ -11,9 +11,11 @@ from math import pi, sqrt
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from gpt2_tf import bundle, cache, checkpoint
+from encoder.bpe import Encoder
+from gpt2_tf import bundle, cache, checkpoint, huggingface
 from gpt2_tf.hparams import HParams
 
 if keras.backend.backend() != "tensorflow":
@@ -303,3 +305,28 @@ class GPT2(keras.Model):
         checkpoint.save(folder, self._named_weights(), step)
         # Dropout is a matter of training, and OpenAI's code reads no key but its five.
         replace(self.hparams, dropout=0).to_json(Path(folder, "hparams.json"))
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike, revision: str | None = None) -> "GPT2":
+        """A model of Hugging Face's form: "gpt2" or "user/name" on the hub (the extra `[hf]`), or a folder.
+
+        Its dropout is 0, as with `from_checkpoint`. Weights are read from safetensors alone; of 16 bits, they become
+        float32.
+
+        Raises:
+            OSError: it isn't there, or the download failed.
+            ValueError: a GPT-2 with other arithmetic (its settings are named), or damaged files.
+        """
+        folder = huggingface.find(model, revision)
+        hparams = huggingface.hparams(folder)
+        tensors = huggingface.tensors(folder, hparams)
+        gpt2 = cls(hparams, w_init_stdev=0)
+        for name, variable in gpt2._named_weights().items():
+            variable.assign(np.asarray(tensors[name]))
+        return gpt2
+
+    def save_pretrained(self, folder: str | os.PathLike, enc: Encoder | None = None) -> None:
+        """Writes `config.json` and `model.safetensors`, as transformers reads them; with `enc`, a tokenizer too."""
+        weights = self._named_weights()
+        arrays = (weights[name].numpy() for name in self.hparams.shapes)
+        huggingface.save(folder, self.hparams, arrays, enc)
