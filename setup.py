@@ -6,7 +6,6 @@ from setuptools import setup
 here = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"$', (here / "gpt2_tf/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
 
-# KerasNLP and the oracles' libraries are for tests alone, so far.
 tokenizers = ["tokenizers>=0.20"]
 hf = ["huggingface_hub>=0.26"]
 keras_nlp = ["keras-nlp>=0.18"]

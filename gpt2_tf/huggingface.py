@@ -197,10 +197,26 @@ def encoder(folder: str | os.PathLike, n_vocab: int) -> Encoder:
             raise ValueError(f"{path} isn't as the tokenizers library writes it ({error!r})") from None
     else:
         path = folder / "vocab.json"
-        ids = _object(path)
         added = _object(folder / "added_tokens.json") if (folder / "added_tokens.json").exists() else {}
-        merges = _merges(folder / "merges.txt")
-    ids |= added
+        return encoder_of(path, folder / "merges.txt", added, n_vocab)
+    return _encoder(path, ids | added, merges, n_vocab)
+
+
+def encoder_of(vocab: Path, merges: Path, added: Mapping[str, int], n_vocab: int) -> Encoder:
+    """The encoder of two files such as `vocab.json` and `merges.txt`, and of added tokens. Raises as `encoder`."""
+    return _encoder(vocab, _object(vocab) | added, _merges(merges), n_vocab)
+
+
+def vocabulary(enc: Encoder) -> tuple[dict[str, int], list[str]]:
+    """What the two files hold of an encoder: the ids by token, and the merges."""
+    characters = {byte: character for character, byte in BYTES.items()}
+    names = ["".join(characters[byte] for byte in token) for token in enc.tokens]
+    for name, i in enc.special_tokens.items():
+        names[i] = name
+    return {name: i for i, name in enumerate(names)}, [f"{names[left]} {names[right]}" for left, right in enc.merges]
+
+
+def _encoder(path: Path, ids: dict[str, int], merges: list[str], n_vocab: int) -> Encoder:
     if len(ids) > n_vocab:
         raise ValueError(f"{path} has {len(ids)} tokens, but config.json says vocab_size {n_vocab}")
     taken = [i for i in ids.values() if type(i) is int]
@@ -209,7 +225,7 @@ def encoder(folder: str | os.PathLike, n_vocab: int) -> Encoder:
         ids = dict(sorted(ids.items(), key=lambda item: item[1]))  # so that the bytes are OpenAI's own
     vocab_bpe = "".join(f"{line}\n" for line in (VERSION, *merges))
     try:
-        return Encoder(json.dumps(ids).encode(), vocab_bpe.encode(), folder)
+        return Encoder(json.dumps(ids).encode(), vocab_bpe.encode(), path.parent)
     except ValueError as error:
         raise ValueError(f"{path} isn't GPT-2's kind of tokenizer: {error}") from None
 
@@ -308,12 +324,7 @@ def _config(hparams: HParams, end_of_text: int | None) -> dict:
 
 def _tokenizer(enc: Encoder, hparams: HParams) -> dict[str, str]:
     """The tokenizer's files: their contents by name."""
-    characters = {byte: character for character, byte in BYTES.items()}
-    names = ["".join(characters[byte] for byte in token) for token in enc.tokens]
-    for name, i in enc.special_tokens.items():
-        names[i] = name
-    ids = {name: i for i, name in enumerate(names)}
-    merges = [f"{names[left]} {names[right]}" for left, right in enc.merges]
+    ids, merges = vocabulary(enc)
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     tokenizer = {
