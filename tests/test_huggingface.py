@@ -502,3 +502,21 @@ def test_tensors_come_one_at_a_time(saved, monkeypatch):
     monkeypatch.setattr(keras.Variable, "assign", lambda v, value: (events.append("assign"), assign(v, value)))
     GPT2.from_pretrained(saved)
     assert events == ["read", "assign"] * 40
+
+
+def test_a_long_runs_record_knows_the_model_by_all_its_files(saved, copy, tmp_path):
+    """Copied elsewhere it is the same model; with one weight changed it is another, whose run would be another."""
+    from gpt2_tf import prompts
+
+    settings = {"seed": 1}
+    with prompts.begin(tmp_path / "out", ["x"], saved, settings) as record:
+        record.add(0, {"text": "x"})
+    with prompts.begin(tmp_path / "out", ["x"], copy, settings) as record:
+        assert record.done == {0: {"text": "x"}}
+
+    def change(tensors):
+        tensors["transformer.wte.weight"][-1, -1] += 1
+
+    rewrite(copy, change)
+    with pytest.raises(ValueError, match="model"):
+        prompts.begin(tmp_path / "out", ["x"], copy, settings)
