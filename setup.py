@@ -6,10 +6,10 @@ from setuptools import setup
 here = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"$', (here / "gpt2_tf/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
 
-# KerasNLP and the oracles' libraries are for tests alone, so far.
 tokenizers = ["tokenizers>=0.20"]
+hf = ["huggingface_hub>=0.26"]
 keras_nlp = ["keras-nlp>=0.18"]
-test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *keras_nlp]
+test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp]
 
 setup(
     name="gpt2-tf",
@@ -27,12 +27,14 @@ setup(
         "tensorflow>=2.20",
         "keras>=3.10",
         "numpy>=1.26",
+        "ml_dtypes>=0.4",  # NumPy's bfloat16; TensorFlow needs it too
         "requests>=2.31",
         "tiktoken>=0.14",  # before, a long run of letters took quadratic time
         "tqdm>=4.66",
     ],
     extras_require={
         "tokenizers": tokenizers,
+        "hf": hf,
         "keras-nlp": keras_nlp,
         "test": test,
         "peers": ["transformers>=4.50", "torch>=2.5"],

@@ -258,11 +258,11 @@ def _unreachable(merges: dict[tuple[int, int], int]) -> int | None:
 
 
 def _special_tokens(ids: dict[str, int], ranks: dict[bytes, int], folder: str | os.PathLike) -> dict[str, int]:
-    """The tokens that are neither bytes nor merged: `<|endoftext|>`, and any other of the form `<|name|>`."""
+    """The tokens that are neither bytes nor merged: `<|endoftext|>`, and others of the form `<name>` or `[name]`."""
     merged = set(ranks.values())
     special = {token: i for token, i in ids.items() if i not in merged}
     path = os.path.join(folder, "encoder.json")
-    if odd := [token for token in special if not re.fullmatch(r"<\|[!-~]+\|>", token)]:
+    if odd := [token for token in special if not re.fullmatch(r"<[!-~]+>|\[[!-~]+\]", token)]:
         wrong = f"{len(odd)} of its {len(ids)} tokens, first {odd[0][:40]!r}, come from no merge in vocab.bpe"
         n_bytes = sum(len(token) == 1 for token in ranks)
         raise _damaged(path, wrong, f"{n_bytes} bytes, {len(ranks) - n_bytes} merges and {END_OF_TEXT}")

@@ -17,6 +17,8 @@ _HOMES = {
     "Completion": "gpt2_tf.text",
     "beam_search": "gpt2_tf.beam",
     "load": "gpt2_tf.folder",
+    "to_keras_nlp": "gpt2_tf.keras_nlp",
+    "from_keras_nlp": "gpt2_tf.keras_nlp",
 }
 __all__ = sorted(_HOMES)
 

@@ -1,4 +1,4 @@
-"""What `model.ckpt.index` says of a checkpoint's tensors, read without TensorFlow.
+"""TensorFlow's checkpoints, read and written without TensorFlow, a tensor at a time.
 
 A TensorFlow checkpoint ("tensor bundle") is an index, which names each tensor's type, shape, place and checksum, and
 the `.data-0000i-of-0000n` files, which are the tensors' bytes and nothing else. The index is a sorted table in
@@ -7,9 +7,11 @@ Formats: github.com/google/leveldb, doc/table_format.md; tensorflow/core/protobu
 """
 
 import contextlib
+import dataclasses
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ import numpy as np
 NAME = "model.ckpt"
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
 FOOTER_SIZE = 48
+CHUNK = 1 << 23  # bytes, of which the CRC is quickest
 # TensorFlow's DataType enum; bfloat16 and the 8-bit floats are NumPy's names with ml_dtypes, "string" isn't NumPy's.
 DTYPES = {
     1: "float32",
@@ -61,6 +64,31 @@ class Entry(NamedTuple):
     crc32c: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor in a checkpoint, read when NumPy asks for it (`np.asarray`), and its checksum checked.
+
+    Raises:
+        ValueError: on reading, where the bytes aren't those that the index has the checksum of.
+    """
+
+    path: Path
+    name: str
+    entry: Entry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.entry.shape
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        with open(self.path, "rb") as file:
+            file.seek(self.entry.offset)
+            data = file.read(self.entry.size)
+        if len(data) != self.entry.size or _crc32c(data) != self.entry.crc32c:
+            raise ValueError(f"{self.path}: {self.name} is damaged; fetch the file again")
+        return np.frombuffer(data, self.entry.dtype).reshape(self.entry.shape)
+
+
 def prefix(folder: str | os.PathLike) -> Path:
     """A folder's checkpoint, without the endings of its files: the one that its file `checkpoint` names, if it is
     there, as `tf.train.latest_checkpoint` says; else `model.ckpt`. Fine-tuned ones are named `model-1000` and so on.
@@ -72,6 +100,12 @@ def prefix(folder: str | os.PathLike) -> Path:
         if name and Path(folder, f"{name}.index").exists():
             return Path(folder, name)
     return Path(folder, NAME)
+
+
+def beside(name: str, step: int | None) -> dict[str, str]:
+    """The small files beside a checkpoint of this name, with which `prefix` and TensorFlow, and the forks, find it."""
+    files = {"checkpoint": f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'}
+    return files if step is None else files | {"counter": f"{step}\n"}
 
 
 def read_index(path: str | os.PathLike) -> dict[str, Entry]:
@@ -90,12 +124,90 @@ def read_index(path: str | os.PathLike) -> dict[str, Entry]:
             raise ValueError(f"{os.fspath(path)} is not a whole checkpoint index: {error}") from None
 
 
+def tensors(prefix: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Stored]:
+    """The checkpoint's tensors by name, none of them read yet.
+
+    Raises:
+        FileNotFoundError: the index or a data file is missing.
+        ValueError: as `check`, and as `read_index`.
+    """
+    entries = read_index(f"{prefix}.index")
+    check(prefix, entries, shapes)
+    paths = _data_paths(prefix, data_sizes(entries))
+    return {name: Stored(paths[entry.shard], name, entry) for name, entry in entries.items()}
+
+
+def check(prefix: Path, entries: Mapping[str, Entry], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError unless the tensors are float32 of these names and shapes (all differences are named), and the
+    data files as long as the index says; FileNotFoundError where one is missing.
+    """
+    differences = [f"{name} is missing" for name in shapes if name not in entries]
+    differences += [f"{name} isn't of this model" for name in entries if name not in shapes]
+    for name in shapes.keys() & entries.keys():
+        shape, entry = tuple(shapes[name]), entries[name]
+        if (entry.shape, entry.dtype) != (shape, "float32"):
+            differences.append(f"{name} is {entry.dtype} {list(entry.shape)}, expected float32 {list(shape)}")
+    if differences:
+        raise ValueError(
+            f"{prefix}.index doesn't fit the hyperparameters in hparams.json: " + "; ".join(sorted(differences))
+        )
+    sizes = data_sizes(entries)
+    for shard, path in _data_paths(prefix, sizes).items():
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; it holds the weights that {prefix}.index lists")
+        with open(path, "rb") as file:  # so that what may not be read isn't called damaged
+            size = file.seek(0, os.SEEK_END)
+        if size != sizes[shard]:
+            raise ValueError(
+                f"{path} has {size:,} bytes, but {prefix}.index says {sizes[shard]:,}; fetch the file again"
+            )
+
+
+def check_count(prefix: Path, n_params: int) -> None:
+    """Raises ValueError where a model of `n_params` weights is so far from the checkpoint that none should be built.
+
+    It might not fit in memory; of a model that is nearer, `check` names each difference.
+    """
+    path = Path(f"{prefix}.index")
+    found = sum(data_sizes(read_index(path)).values()) // 4  # float32
+    if n_params > 10 * found:
+        raise ValueError(f"hparams.json describes a model of {n_params:,} weights, but {path} lists {found:,}")
+
+
+def write(prefix: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]], arrays: Iterator[np.ndarray]) -> None:
+    """Writes float32 tensors as a checkpoint of one data file, as TensorFlow's Saver lays it out.
+
+    Args:
+        shapes: their shapes by name, in order of name.
+        arrays: what they hold, in the same order; each is asked for once the one before is written.
+
+    Raises:
+        OSError: the disk is full, and so on.
+    """
+    # The bundle's header: one shard (field 1), and version 1 of the format (the message in field 3).
+    table, offset = {"": b"\x08\x01\x1a\x02\x08\x01"}, 0
+    with open(f"{os.fspath(prefix)}.data-00000-of-00001", "wb") as file:
+        for (name, shape), array in zip(shapes.items(), arrays, strict=True):
+            data = memoryview(np.ascontiguousarray(array, "<f4")).cast("B")
+            if len(data) != 4 * math.prod(shape):
+                raise ValueError(f"{name} came as {list(array.shape)}, expected {list(shape)}")
+            file.write(data)
+            table[name] = _encoded(Entry("float32", tuple(shape), 0, offset, len(data), _crc32c(data)))
+            offset += len(data)
+    with open(f"{os.fspath(prefix)}.index", "wb") as file:
+        file.write(_written_table(table))
+
+
 def data_sizes(entries: Mapping[str, Entry]) -> dict[int, int]:
     """The exact size in bytes that each shard's data file must have: {shard: bytes}."""
     sizes: dict[int, int] = {}
     for entry in entries.values():
         sizes[entry.shard] = max(sizes.get(entry.shard, 0), entry.offset + entry.size)
     return sizes
+
+
+def _data_paths(prefix: Path, shards: Collection[int]) -> dict[int, Path]:
+    return {shard: Path(f"{prefix}.data-{shard:05d}-of-{len(shards):05d}") for shard in shards}
 
 
 def damaged(path: str | os.PathLike, entries: Mapping[str, Entry], shard: int = 0) -> list[str]:
@@ -107,11 +219,19 @@ def damaged(path: str | os.PathLike, entries: Mapping[str, Entry], shard: int = 
                 continue
             file.seek(entry.offset)
             crc, left = 0, entry.size
-            while left and (chunk := file.read(min(left, 1 << 23))):
+            while left and (chunk := file.read(min(left, CHUNK))):
                 crc, left = crc32c(chunk, crc), left - len(chunk)
             if crc != entry.crc32c:
                 names.append(name)
     return names
+
+
+def _crc32c(data: bytes | memoryview) -> int:
+    """`crc32c` of many bytes, in chunks."""
+    crc = 0
+    for start in range(0, len(data), CHUNK):
+        crc = crc32c(bytes(data[start : start + CHUNK]), crc)
+    return crc
 
 
 def crc32c(data: bytes, crc: int = 0) -> int:
@@ -171,8 +291,13 @@ def _move(registers: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return moved
 
 
+def _mask(crc: int) -> int:
+    """LevelDB's disguise of a CRC that is stored next to what it covers."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def _unmask(crc: int) -> int:
-    """Undoes LevelDB's disguise of a CRC that is stored next to what it covers."""
+    """Undoes `_mask`."""
     crc = (crc - 0xA282EAD8) & 0xFFFFFFFF
     return (crc >> 17 | crc << 15) & 0xFFFFFFFF
 
@@ -315,6 +440,54 @@ def _message(value: int | bytes) -> bytes:
     if not isinstance(value, bytes):
         raise ValueError("a message's field is a number and should be a message")
     return value
+
+
+def _encoded(entry: Entry) -> bytes:
+    """What `_entry` reads, of a float32 in the first shard."""
+    dims = b"".join(_field(2, _field(1, n)) for n in entry.shape)
+    place = _field(4, entry.offset) * bool(entry.offset) + _field(5, entry.size)  # a 0 is left out
+    return _field(1, 1) + _field(2, dims) + place + b"\x35" + _mask(entry.crc32c).to_bytes(4, "little")
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    """A field of a protocol buffer: a varint, or a message."""
+    if isinstance(value, bytes):
+        return _written_varint(number << 3 | 2) + _written_varint(len(value)) + value
+    return _written_varint(number << 3) + _written_varint(value)
+
+
+def _written_varint(value: int) -> bytes:
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*parts, value])
+
+
+def _written_table(values: Mapping[str, bytes]) -> bytes:
+    """A table of one block, which `_table` reads."""
+    table = bytearray()
+    handles = []
+    last = max(values).encode()
+    for entries in ({name.encode(): value for name, value in values.items()}, {}):  # the second is the metaindex
+        handles.append(_add_block(table, entries))
+    index = _add_block(table, {last: handles[0]})
+    footer = handles[1] + index
+    return bytes(table) + footer.ljust(FOOTER_SIZE - len(MAGIC), b"\0") + MAGIC
+
+
+def _add_block(table: bytearray, entries: Mapping[bytes, bytes]) -> bytes:
+    """Appends a block, every entry with its whole key; returns its handle: offset and size."""
+    block, restarts = bytearray(), []
+    for key, value in entries.items():
+        restarts.append(len(block))
+        block += b"\0" + _written_varint(len(key)) + _written_varint(len(value)) + key + value
+    restarts = restarts or [0]
+    block += b"".join(n.to_bytes(4, "little") for n in [*restarts, len(restarts)])
+    handle = _written_varint(len(table)) + _written_varint(len(block))
+    block += b"\0"  # not compressed
+    table += block + _mask(crc32c(bytes(block))).to_bytes(4, "little")
+    return handle
 
 
 def _number(fields: dict[int, int | bytes], number: int) -> int:

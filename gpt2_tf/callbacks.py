@@ -146,7 +146,12 @@ def _put(path: Path, data: bytes) -> None:
 
 def saver(model: keras.Model, folder: str | os.PathLike, state: Mapping[str, tf.Variable]) -> Callable[[int], None]:
     """Saves the model, and apart from it what a run that goes on must know: `state`, the optimizer's, the seeds'."""
-    return lambda now: checkpoint.save(folder, model.named_weights(), step=now, state=run_state(model, state))
+
+    def save(now: int) -> None:
+        checkpoint.save(folder, model.named_weights(), step=now, state=run_state(model, state))
+        checkpoint.remove_others(folder, now)
+
+    return save
 
 
 def run_state(model: keras.Model, state: Mapping[str, tf.Variable]) -> dict[str, tf.Variable]:

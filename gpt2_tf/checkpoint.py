@@ -5,6 +5,7 @@ It knows names and shapes, not the model, so that `model.py` may import it.
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,10 @@ import keras
 import tensorflow as tf
 
 from gpt2_tf import bundle
-from gpt2_tf.bundle import NAME, data_sizes, read_index
+from gpt2_tf.bundle import NAME, read_index
 
 Variables = Mapping[str, keras.Variable]
+PART = ".part-"
 STEP = re.compile(r"(?:model|optimizer)-(\d+)\.(?:index|data-\d+-of-\d+)")
 
 
@@ -29,8 +31,7 @@ def restore(folder: str | os.PathLike, variables: Variables) -> None:
     """
     prefix = bundle.prefix(folder)
     entries = read_index(f"{prefix}.index")
-    _check_names(prefix, entries, variables)
-    _check_sizes(prefix, entries)
+    bundle.check(prefix, entries, {name: variable.shape for name, variable in variables.items()})
     for name, variable in variables.items():
         try:  # the variable takes the tensor's memory as its own
             [tensor] = tf.raw_ops.RestoreV2(
@@ -39,17 +40,6 @@ def restore(folder: str | os.PathLike, variables: Variables) -> None:
             variable.assign(tensor)
         except tf.errors.OpError as error:
             raise ValueError(f"{prefix}: {name} is damaged; fetch the file again ({_first_line(error)})") from None
-
-
-def check_count(folder: str | os.PathLike, n_params: int) -> None:
-    """Raises ValueError where a model of `n_params` weights is so far from the checkpoint that none should be built.
-
-    It might not fit in memory; of a model that is nearer, `restore` names each difference.
-    """
-    path = Path(f"{bundle.prefix(folder)}.index")
-    found = sum(data_sizes(read_index(path)).values()) // 4  # float32
-    if n_params > 10 * found:
-        raise ValueError(f"hparams.json describes a model of {n_params:,} weights, but {path} lists {found:,}")
 
 
 def restore_state(folder: str | os.PathLike, step: int, variables: Variables) -> None:
@@ -73,26 +63,34 @@ def save(
 ) -> None:
     """Writes the variables as float32 to `model.ckpt.*`, and the `checkpoint` file which names it.
 
-    All is written beside its place first and moved there whole. With a `step`, to `model-<step>.*`, and `state`, as it
-    is, to `optimizer-<step>.*`; the file `checkpoint` comes last, and then the other steps' files go.
+    With a `step` to `model-1000.*`, and `counter` too, as gpt-2-simple and nshepperd's fork keep a run's folder; and
+    `state`, as it is, to `optimizer-1000.*`.
+
+    All is written beside its place first and moved there whole; `checkpoint` last.
 
     Raises:
         OSError: the folder can't be made or written, or the disk is full.
     """
     folder, name = Path(folder), NAME if step is None else f"model-{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+    with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as part:
         _write(folder, Path(part, name), {name: tf.cast(value, tf.float32) for name, value in variables.items()})
         if state:
             _write(folder, Path(part, f"optimizer-{step}"), state)
-        Path(part, "checkpoint").write_text(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
+        for small, content in bundle.beside(name, step).items():
+            Path(part, small).write_text(content)
         # An index after its data, and last of all what names the step: with it, all else is new too.
         for path in sorted(Path(part).iterdir(), key=lambda path: (path.name == "checkpoint", path.suffix == ".index")):
             os.replace(path, folder / path.name)
-    if step is not None:
-        for path in folder.iterdir():
-            if (match := STEP.fullmatch(path.name)) and int(match[1]) != step:
-                path.unlink()
+
+
+def remove_others(folder: str | os.PathLike, step: int) -> None:
+    """Removes the checkpoints of all other steps, and what a process that was killed had begun."""
+    for path in Path(folder).iterdir():
+        if (match := STEP.fullmatch(path.name)) and int(match[1]) != step:
+            path.unlink()
+        elif path.name.startswith(PART):
+            shutil.rmtree(path)
 
 
 def _write(folder: Path, prefix: Path, tensors: Mapping) -> None:
@@ -106,31 +104,6 @@ def _write(folder: Path, prefix: Path, tensors: Mapping) -> None:
         )
     except tf.errors.OpError as error:
         raise OSError(f"{folder / prefix.name} could not be written: {_first_line(error)}") from None
-
-
-def _check_names(prefix: Path, entries: Mapping, variables: Variables) -> None:
-    differences = [f"{name} is missing" for name in variables if name not in entries]
-    differences += [f"{name} isn't of this model" for name in entries if name not in variables]
-    for name in variables.keys() & entries.keys():
-        shape, entry = tuple(variables[name].shape), entries[name]
-        if (entry.shape, entry.dtype) != (shape, "float32"):
-            differences.append(f"{name} is {entry.dtype} {list(entry.shape)}, expected float32 {list(shape)}")
-    if differences:
-        raise ValueError(
-            f"{prefix}.index doesn't fit the hyperparameters in hparams.json: " + "; ".join(sorted(differences))
-        )
-
-
-def _check_sizes(prefix: Path, entries: Mapping) -> None:
-    sizes = data_sizes(entries)
-    for shard, expected in sizes.items():
-        path = Path(f"{prefix}.data-{shard:05d}-of-{len(sizes):05d}")
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; it holds the weights that {prefix}.index lists")
-        with open(path, "rb") as file:  # so that what may not be read isn't called damaged
-            size = file.seek(0, os.SEEK_END)
-        if size != expected:
-            raise ValueError(f"{path} has {size:,} bytes, but {prefix}.index says {expected:,}; fetch the file again")
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpt2_tf import __version__, interrupt
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, canonical_size
-from gpt2_tf.settings import SETTINGS, STOP, number
+from gpt2_tf.settings import FORMS, SETTINGS, STOP, number
 
 BUNDLED_NOTICE = (
     "gpt2-tf: no --model given, so the small bundled model answers; "
@@ -134,6 +134,14 @@ def prepare(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(prepared.train):,} tokens to train{val}, of a vocabulary of {prepared.encoder.n_vocab:,}")
 
 
+def convert(args: argparse.Namespace) -> None:
+    from gpt2_tf.convert import convert, form
+
+    if "keras-nlp" in (args.to, form(Path(args.source))):
+        from gpt2_tf import GPT2  # noqa: F401 - so that TensorFlow comes in silence
+    print(convert(args.source, args.target, args.to, args.models_dir))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="gpt2-tf", description="GPT-2 in TensorFlow: sample, download, encode, decode.")
     parser.add_argument("--version", action="version", version=f"gpt2-tf {__version__}")
@@ -142,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
     debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
-        "--model", metavar="NAME|DIR", help=f"{', '.join(SIZES)}, shakespeare (bundled, the default), or a folder"
+        "--model",
+        metavar="NAME|DIR",
+        help=f"{', '.join(SIZES)}, shakespeare (bundled, the default), hf:NAME of Hugging Face's hub, or a folder",
     )
     models.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -222,6 +232,14 @@ def _parser() -> argparse.ArgumentParser:
     validation.add_argument("--val-file", action="append", metavar="FILE", help="texts to validate on; once for each")
 
     command(info, "Say what a model is: its size, its files.", models)
+
+    sub = command(
+        convert, "Write a model's files in another form: for transformers, OpenAI's code, KerasNLP and so on."
+    )
+    sub.add_argument("source", metavar="FROM", help="as --model elsewhere, or a folder of KerasNLP's")
+    sub.add_argument("target", metavar="TO", help="a folder that isn't there yet")
+    sub.add_argument("--to", choices=FORMS, help="(default: hf from OpenAI's form, openai from any other)")
+    sub.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
     return parser
 
 
@@ -263,11 +281,9 @@ def _model(args: argparse.Namespace, notice: str = BUNDLED_NOTICE) -> str:
 
 
 def _encoder(args: argparse.Namespace):
-    from encoder import Encoder
     from gpt2_tf import folder
 
-    model = _model(args, BUNDLED_VOCABULARY_NOTICE)
-    return Encoder.from_folder(folder.find(model, args.models_dir, folder.VOCABULARY))
+    return folder.encoder(_model(args, BUNDLED_VOCABULARY_NOTICE), args.models_dir)
 
 
 def _text(argument: str) -> str:

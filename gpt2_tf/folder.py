@@ -1,4 +1,4 @@
-"""A model's name -> its folder of OpenAI's files -> the model and its encoder."""
+"""A model's name -> its folder, of OpenAI's files or Hugging Face's -> the model and its encoder."""
 
 import os
 from collections.abc import Collection
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import download_model
 from encoder import Encoder
+from gpt2_tf import huggingface
 from gpt2_tf.bundle import data_sizes, prefix, read_index
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, HParams, canonical_size
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from gpt2_tf.model import GPT2
 
 BUNDLED = "shakespeare"
+HUB = "hf:"
 VOCABULARY = ("encoder.json", "vocab.bpe")
 UNREAD = {"checkpoint", download_model.META}  # for OpenAI's code; a folder without them loads
 
@@ -23,14 +25,17 @@ def find(
     models_dir: str | os.PathLike = "models",
     names: Collection[str] = download_model.FILES,
 ) -> Path:
-    """The folder of a model: of a size ("124M"), "shakespeare", or a path.
+    """The folder of a model: of a size ("124M"), "shakespeare", of Hugging Face's hub ("hf:user/name"), or a path.
 
-    Those of a size's `names` that are missing in `models_dir` are fetched; files that are there stay as they are.
+    Those of a size's `names` that are missing in `models_dir` are fetched; files that are there stay as they are. The
+    hub's files are kept where its library keeps them; the weights come with `download_model.INDEX` among the `names`.
 
     Raises:
         FileNotFoundError, NotADirectoryError: neither a model's name nor a folder.
         OSError: the download failed.
     """
+    if str(model).startswith(HUB):
+        return huggingface.fetch(str(model).removeprefix(HUB), weights=download_model.INDEX in names)
     folder = _place(model, models_dir)
     if _is_size(model):
         missing = [name for name in names if not (folder / name).exists()]
@@ -39,7 +44,8 @@ def find(
         return folder
     if not folder.exists() or not str(model):
         raise FileNotFoundError(
-            f"there is no model {str(model)!r}: expected a size ({', '.join(SIZES)}), {BUNDLED!r}, or a folder"
+            f"there is no model {str(model)!r}: expected a size ({', '.join(SIZES)}), {BUNDLED!r}, "
+            f"{HUB}NAME of the Hugging Face hub, or a folder"
         )
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is not a folder; a model is one with hparams.json, model.ckpt.* and so on")
@@ -47,7 +53,7 @@ def find(
 
 
 def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> dict[str, str]:
-    """What a model is, by what its files say, without TensorFlow and without fetching anything.
+    """What a model is, by what its files say, without TensorFlow and without fetching weights.
 
     Raises:
         OSError, ValueError: as `load`, but for a size that isn't there: its table entry describes it.
@@ -59,15 +65,30 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
         weights = f"not in {folder}; `gpt2-tf download {canonical_size(model)}{elsewhere}` fetches them"
     else:
         folder = find(model, models_dir, names=())
-        hparams = HParams.from_json(folder / "hparams.json")
-        checkpoint = prefix(folder)
-        tensors = read_index(f"{checkpoint}.index")
-        weights = f"{len(tensors)} tensors, {_data(checkpoint, data_sizes(tensors))}"
+        if huggingface.is_folder(folder):
+            hparams = huggingface.hparams(folder)
+            weights = _safetensors(folder, hparams)
+        else:
+            hparams = HParams.from_json(folder / "hparams.json")
+            checkpoint = prefix(folder)
+            tensors = read_index(f"{checkpoint}.index")
+            weights = f"{len(tensors)} tensors, {_data(checkpoint, data_sizes(tensors))}"
     values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
     values |= {"parameters": f"{hparams.n_params:,}", "weights": weights}
-    if folder.exists() and (missing := [name for name in VOCABULARY if not (folder / name).exists()]):
+    vocabulary = VOCABULARY
+    if huggingface.is_folder(folder):
+        vocabulary = () if (folder / "tokenizer.json").exists() else huggingface.VOCABULARY
+    if folder.exists() and (missing := [name for name in vocabulary if not (folder / name).exists()]):
         values["vocabulary"] = f"{' and '.join(missing)} missing"
     return {key: str(value) for key, value in values.items()}
+
+
+def _safetensors(folder: Path, hparams: HParams) -> str:
+    if not any((folder / name).exists() for name in huggingface.WEIGHTS):
+        return f"no {huggingface.WEIGHTS[0]} in {folder}"
+    tensors = huggingface.tensors(folder, hparams).values()
+    files = sorted({tensor.path.name for tensor in tensors})
+    return f"{len(tensors)} tensors, {sum(tensor.size for tensor in tensors):,} bytes in {' and '.join(files)}"
 
 
 def _data(checkpoint: Path, sizes: dict[int, int]) -> str:
@@ -94,7 +115,8 @@ def _place(model: str | os.PathLike, models_dir: str | os.PathLike) -> Path:
 
 
 def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> "tuple[GPT2, Encoder]":
-    """The model and its encoder, by a size ("124M"), by "shakespeare" (bundled), or from a folder of OpenAI's files.
+    """The model and its encoder, by a size ("124M"), by "shakespeare" (bundled), by "hf:user/name" of the
+    Hugging Face hub (the extra `[hf]`), or from a folder of OpenAI's files or of Hugging Face's.
 
     Raises:
         OSError: it isn't there, or the download failed.
@@ -103,10 +125,21 @@ def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> 
     from gpt2_tf.model import GPT2  # here, so that `find` does without TensorFlow
 
     folder = find(model, models_dir)
-    enc = Encoder.from_folder(folder)
-    gpt2 = GPT2.from_checkpoint(folder)
+    enc = _encoder(folder)
+    gpt2 = GPT2.from_pretrained(folder) if huggingface.is_folder(folder) else GPT2.from_checkpoint(folder)
     if enc.n_vocab != gpt2.hparams.n_vocab:
         raise ValueError(
             f"{folder}: encoder.json has {enc.n_vocab} tokens, but hparams.json says n_vocab {gpt2.hparams.n_vocab}"
         )
     return gpt2, enc
+
+
+def encoder(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> Encoder:
+    """The encoder of a model alone, for which no weights are fetched. Raises as `load`."""
+    return _encoder(find(model, models_dir, VOCABULARY))
+
+
+def _encoder(folder: Path) -> Encoder:
+    if huggingface.is_folder(folder):
+        return huggingface.encoder(folder, huggingface.hparams(folder).n_vocab)
+    return Encoder.from_folder(folder)

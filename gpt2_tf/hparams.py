@@ -85,6 +85,23 @@ class HParams:
         block = norm + attn + norm + mlp
         return (self.n_vocab + self.n_ctx) * self.n_embd + self.n_layer * block + norm
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight by OpenAI's name, in the order of a checkpoint's data."""
+        n_embd = self.n_embd
+        block = {f"{norm}/{kind}": (n_embd,) for norm in ("ln_1", "ln_2") for kind in "gb"}
+        for name, n_in, n_out in (
+            ("attn/c_attn", n_embd, 3 * n_embd),
+            ("attn/c_proj", n_embd, n_embd),
+            ("mlp/c_fc", n_embd, 4 * n_embd),
+            ("mlp/c_proj", 4 * n_embd, n_embd),
+        ):
+            block |= {f"{name}/w": (1, n_in, n_out), f"{name}/b": (n_out,)}
+        shapes = {f"model/h{i}/{name}": shape for i in range(self.n_layer) for name, shape in block.items()}
+        shapes |= {"model/wte": (self.n_vocab, n_embd), "model/wpe": (self.n_ctx, n_embd)}
+        shapes |= {f"model/ln_f/{kind}": (n_embd,) for kind in "gb"}
+        return dict(sorted(shapes.items()))
+
     @classmethod
     def from_size(cls, name: str) -> "HParams":
         """The hyperparameters of one of OpenAI's sizes, by its present or older name.

@@ -11,9 +11,11 @@ from math import gcd, pi, sqrt
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from gpt2_tf import cache, checkpoint
+from encoder.bpe import Encoder
+from gpt2_tf import bundle, cache, checkpoint, huggingface
 from gpt2_tf.hparams import HParams
 from gpt2_tf.loss import cross_entropy
 
@@ -416,13 +418,41 @@ class GPT2(keras.Model):
             ValueError: the files are damaged, or don't fit one another; all differences are named at once.
         """
         hparams = replace(HParams.from_json(Path(folder, "hparams.json")), dropout=dropout)
-        checkpoint.check_count(folder, hparams.n_params)
+        bundle.check_count(bundle.prefix(folder), hparams.n_params)
         model = cls(hparams, w_init_stdev=None, **kwargs)
         checkpoint.restore(folder, model.named_weights())
         return model
 
-    def save_checkpoint(self, folder: str | os.PathLike) -> None:
-        """Writes `hparams.json` and `model.ckpt.*` as OpenAI's, so that OpenAI's own graph restores them."""
-        checkpoint.save(folder, self.named_weights())
+    def save_checkpoint(self, folder: str | os.PathLike, step: int | None = None) -> None:
+        """Writes `hparams.json` and `model.ckpt.*` as OpenAI's, so that OpenAI's own graph restores them.
+
+        With a `step` it is `model-1000.*` and `counter`, as gpt-2-simple and nshepperd's fork keep a run's folder.
+        """
+        checkpoint.save(folder, self.named_weights(), step)
         # Dropout is a matter of training, and OpenAI's code reads no key but its five.
         replace(self.hparams, dropout=0).to_json(Path(folder, "hparams.json"))
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike, revision: str | None = None) -> "GPT2":
+        """A model of Hugging Face's form: "gpt2" or "user/name" on the hub (the extra `[hf]`), or a folder.
+
+        Its dropout is 0, as with `from_checkpoint`. Weights are read from safetensors alone; of 16 bits, they become
+        float32.
+
+        Raises:
+            OSError: it isn't there, or the download failed.
+            ValueError: a GPT-2 with other arithmetic (its settings are named), or damaged files.
+        """
+        folder = huggingface.find(model, revision)
+        hparams = huggingface.hparams(folder)
+        tensors = huggingface.tensors(folder, hparams)
+        gpt2 = cls(hparams, w_init_stdev=None)
+        for name, variable in gpt2.named_weights().items():
+            variable.assign(np.asarray(tensors[name]))
+        return gpt2
+
+    def save_pretrained(self, folder: str | os.PathLike, enc: Encoder | None = None) -> None:
+        """Writes `config.json` and `model.safetensors`, as transformers reads them; with `enc`, a tokenizer too."""
+        weights = self.named_weights()
+        arrays = (weights[name].numpy() for name in self.hparams.shapes)
+        huggingface.save(folder, self.hparams, arrays, enc)

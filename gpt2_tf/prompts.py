@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpt2_tf import huggingface
 from gpt2_tf.bundle import prefix
 from gpt2_tf.record import Record
 
@@ -31,15 +32,23 @@ def begin(
     out: str | os.PathLike, prompts: Sequence[str | None], folder: str | os.PathLike, settings: Mapping[str, Any]
 ) -> Record:
     """The record of these samples, or of those that are done of them; `folder` is the model's. Errors as Record's."""
-    # The index has the checksum of each tensor.
-    files = ("hparams.json", "encoder.json", "vocab.bpe", f"{prefix(folder).name}.index")
+    if huggingface.is_folder(folder):
+        paths = huggingface.files(folder)
+    else:  # the index has the checksum of each tensor
+        names = ("hparams.json", "encoder.json", "vocab.bpe", f"{prefix(folder).name}.index")
+        paths = [Path(folder, name) for name in names]
     run = {
         "prompts": f"{len(prompts)} ({_digest(json.dumps(prompts).encode())})",
-        "model": _digest(b"".join(Path(folder, name).read_bytes() for name in files)),
+        "model": _digest(b"".join(_sha256(path) for path in paths)),
         **settings,
     }
     seed = run.pop("seed")
     return Record(out, run, seed)
+
+
+def _sha256(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _digest(content: bytes) -> str:

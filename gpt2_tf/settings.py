@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
 STOP = ("<|endoftext|>",)
+# The forms of a model's files that `convert` writes.
+FORMS = ("openai", "hf", "gpt-2-simple", "keras-nlp")
 
 
 def number(kind: type, least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:

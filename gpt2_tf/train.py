@@ -142,7 +142,7 @@ def _begin(
         place.mkdir(parents=True, exist_ok=True)
         for name in folder.VOCABULARY:
             shutil.copyfile(out / "data" / name, place / name)
-    model.save_checkpoint(out)
+    model.save_checkpoint(out, step=0)
     part = out / f"{RUN}.part"
     part.write_text(json.dumps(dataclasses.asdict(settings), indent=2))
     os.replace(part, out / RUN)
@@ -232,7 +232,7 @@ def fit(
 
 def resumed(model: GPT2, out: Path, state: dict[str, tf.Variable]) -> int:
     """The step that `out` holds, 0 for none; the run's state is that step's."""
-    if (step := last(out)) is None:
+    if not (step := last(out)):
         return 0
     checkpoint.restore_state(out, step, callbacks.run_state(model, state))
     return step

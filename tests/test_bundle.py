@@ -353,3 +353,45 @@ def test_the_checkpoint_is_the_one_that_the_folder_names(tmp_path, content, expe
     if content is not None:
         (tmp_path / "checkpoint").write_text(content)
     assert prefix(tmp_path) == tmp_path / expected
+
+
+def test_what_we_write_is_what_tensorflow_writes(tmp_path):
+    """The data file to the byte, the index entry by entry; more tensors than LevelDB's sharing of keys passes over."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    arrays = {f"model/h{i}/w": rng.normal(size=(1, i % 7 + 1, 3)).astype(np.float32) for i in range(300)}
+    arrays = dict(sorted((arrays | {"naïve": np.zeros(5, np.float32)}).items()))
+    shapes = {name: array.shape for name, array in arrays.items()}
+    bundle.write(tmp_path / "ours", shapes, iter(arrays.values()))
+    theirs = write(tmp_path / "theirs", arrays)
+    data = [(tmp_path / f"{name}.data-00000-of-00001").read_bytes() for name in ("ours", "theirs")]
+    assert data[0] == data[1]
+    assert read_index(tmp_path / "ours.index") == read_index(theirs)
+    reader = tf.train.load_checkpoint(str(tmp_path / "ours"))
+    assert reader.get_variable_to_shape_map() == {name: list(shape) for name, shape in shapes.items()}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(reader.get_tensor(name), array)
+
+
+def test_tensors_are_read_when_they_are_asked_for(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(bundle.CHUNK // 4 + 1, np.float32)}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    bundle.write(tmp_path / "x", shapes, iter(arrays.values()))
+    stored = bundle.tensors(tmp_path / "x", shapes)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(stored[name], array)
+    path = tmp_path / "x.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    np.testing.assert_array_equal(stored["a"], arrays["a"])
+    with pytest.raises(ValueError, match="b is damaged"):
+        np.asarray(stored["b"])
+    with pytest.raises(ValueError, match=r"a is float32 \[2, 3\], expected float32 \[3, 2\]; b isn't of this model"):
+        bundle.tensors(tmp_path / "x", {"a": (3, 2)})
+
+
+def test_an_array_of_another_shape_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match=r"a came as \[3\], expected \[2\]"):
+        bundle.write(tmp_path / "x", {"a": (2,)}, iter([np.ones(3)]))

@@ -278,3 +278,25 @@ def test_only_names_are_known_not_the_model(tmp_path):
     other = keras.Variable(np.zeros([2, 3], np.float32), name="y")
     checkpoint.restore(tmp_path, {"some/name": other})
     np.testing.assert_array_equal(other.numpy(), variable.numpy())
+
+
+def test_a_step_writes_a_folder_as_gpt_2_simple_keeps_one(saved, tmp_path):
+    """Which it, and nshepperd's code, find through TensorFlow's latest_checkpoint; they count on from `counter`."""
+    saved[0].save_checkpoint(tmp_path, step=1000)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("checkpoint", "counter", "hparams.json"),
+        *("model-1000.data-00000-of-00001", "model-1000.index"),
+    }
+    assert (tmp_path / "counter").read_text() == "1000\n"
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        variables = [
+            tf.compat.v1.get_variable(name, shape) for name, shape in HPARAMS.shapes.items()
+        ]  # as their Saver has them: the trainable ones, without a global step
+        saver = tf.compat.v1.train.Saver(var_list=variables)
+        saver.restore(session, tf.train.latest_checkpoint(str(tmp_path)))
+        restored = {variable.op.name: session.run(variable) for variable in variables}
+    for name, variable in saved[0].named_weights().items():
+        np.testing.assert_array_equal(restored[name], variable)
+    saved[0].save_checkpoint(tmp_path, step=2000)
+    for old, new in zip(saved[0].weights, GPT2.from_checkpoint(tmp_path).weights, strict=True):
+        np.testing.assert_array_equal(old, new)

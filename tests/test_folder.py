@@ -76,7 +76,11 @@ def test_a_folder_named_like_the_bundled_model_is_told_by_its_path(tiny_folder, 
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        ("nope", FileNotFoundError, "there is no model 'nope': expected a size .124M, .*, 'shakespeare', or a folder"),
+        (
+            "nope",
+            FileNotFoundError,
+            "there is no model 'nope': expected a size .124M, .*, 'shakespeare', hf:NAME .*, or a folder",
+        ),
         (Path("no/pe"), FileNotFoundError, "there is no model 'no/pe'"),
         (__file__, NotADirectoryError, f"{__file__} is not a folder; a model is one with hparams.json"),
     ],

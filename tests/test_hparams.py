@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -131,3 +132,17 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     with pytest.raises(UnicodeEncodeError):
         HParams(**TINY | {"n_ctx": 8}).to_json(path)
     assert HParams.from_json(path) == HParams(**TINY)
+
+
+@pytest.mark.parametrize("hparams", [HParams(300, 32, 24, 2, 12), HParams.from_size("124M")], ids=["small", "124M"])
+def test_shapes_are_all_weights_in_order_of_name(hparams):
+    shapes = hparams.shapes
+    assert list(shapes) == sorted(shapes)
+    assert sum(math.prod(shape) for shape in shapes.values()) == hparams.n_params
+
+
+def test_shapes_are_the_models():
+    from gpt2_tf import GPT2
+
+    hparams = HParams(n_vocab=300, n_ctx=32, n_embd=24, n_head=2, n_layer=2)
+    assert {v.path: tuple(v.shape) for v in GPT2(hparams).weights} == hparams.shapes

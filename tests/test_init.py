@@ -9,7 +9,8 @@ import pytest
 
 import gpt2_tf
 
-PUBLIC = ["Completion", "GPT2", "HParams", "beam_search", "generate", "load", "sample_sequence", "score", "stream"]
+PUBLIC = ["Completion", "GPT2", "HParams", "beam_search", "from_keras_nlp", "generate", "load", "sample_sequence"]
+PUBLIC += ["score", "stream", "to_keras_nlp"]
 
 
 def python(script: str, **env: str) -> subprocess.CompletedProcess:
