@@ -38,7 +38,7 @@ class GraphEncoder(tf.Module):
             self._keys = tf.constant(keys)  # int64 [pairs]
             self._ranks = tf.constant(ranks)  # int32 [3, pairs]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="text")])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string, name="text")])
     def encode(self, text: tf.Tensor) -> tf.RaggedTensor:
         """string [batch] -> int32 [batch, (ids)]: each row as `Encoder.encode` alone gives it."""
         with tf.device(CPU):
@@ -52,7 +52,7 @@ class GraphEncoder(tf.Module):
             splits = tf.gather(ids.row_splits, tf.gather(piece, points.row_splits))
             return tf.RaggedTensor.from_row_splits(ids.values, tf.cast(splits, tf.int64), validate=False)
 
-    @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32)])
+    @tf.function(autograph=False, input_signature=[tf.RaggedTensorSpec([None, None], tf.int32)])
     def decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
         """int32 [batch, (ids)] -> string [batch], valid UTF-8. InvalidArgumentError for what is no id."""
         with tf.device(CPU):
