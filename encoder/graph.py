@@ -7,6 +7,8 @@ Bytes that are no UTF-8 are read as Python's `bytes.decode("utf-8", "replace")` 
 character, as far as it goes, or else a byte, is one U+FFFD. `encode` does so first, and `decode` last.
 """
 
+from functools import cache
+
 import numpy as np
 import tensorflow as tf
 import tiktoken
@@ -56,13 +58,15 @@ class GraphEncoder(tf.Module):
     def decode(self, ids: tf.RaggedTensor) -> tf.Tensor:
         """int32 [batch, (ids)] -> string [batch], valid UTF-8. InvalidArgumentError for what is no id."""
         with tf.device(CPU):
-            text = tf.strings.reduce_join(ids.with_values(tf.gather(self.tokens, ids.values)), axis=-1)
+            row = tf.cumsum(_rows_begun(ids.row_splits)) - 1
+            text = tf.strings.unsorted_segment_join(tf.gather(self.tokens, ids.values), row, ids.nrows())
             return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 
     def _starts(self, points: tf.RaggedTensor) -> tf.Tensor:
         """int32 [batch, (characters)] -> bool [all characters]: where a match of OpenAI's pattern begins."""
-        row, point = points.value_rowids(), points.values
-        first, last = row != _before(row, -1), row != _after(row, -1)
+        point = points.values
+        first = _rows_begun(points.row_splits) > 0
+        last = _after(first, True)
         kind = tf.gather(self._kinds, point)
         kind_before = tf.where(first, tf.constant(EDGE, tf.int8), _before(kind, EDGE))
         kind_after = tf.where(last, tf.constant(EDGE, tf.int8), _after(kind, EDGE))
@@ -89,7 +93,8 @@ class GraphEncoder(tf.Module):
     def _merged(self, words: tf.Tensor) -> tf.RaggedTensor:
         """string [words] -> int32 [words, (ids)]: the bytes of each, merged as far as they go."""
         ids = tf.gather(self._ids, tf.cast(tf.io.decode_raw(tf.strings.reduce_join(words), tf.uint8), tf.int32))
-        word = tf.repeat(tf.range(tf.size(words)), tf.strings.length(words))
+        splits = tf.concat([[0], tf.cumsum(tf.strings.length(words))], 0)
+        word = tf.cumsum(_rows_begun(splits)) - 1
         _, ids, word = tf.while_loop(
             lambda more, ids, word: more,
             lambda more, ids, word: self._merge(ids, word),
@@ -138,6 +143,14 @@ class GraphEncoder(tf.Module):
         return tf.unstack(tf.gather(self._ranks, place, axis=1))
 
 
+def _rows_begun(splits: tf.Tensor) -> tf.Tensor:
+    """int32 [values]: how many rows begin at each value, in rows of these splits.
+
+    Its sum so far tells a value's row, as `value_rowids` and `tf.repeat` do; those take rows times the longest bytes.
+    """
+    return tf.scatter_nd(splits[:-1, None], tf.ones_like(splits[:-1], tf.int32), splits[-1:] + 1)[:-1]
+
+
 def _before(values: tf.Tensor, fill: object) -> tf.Tensor:
     """What stands before each of values [n]; `fill` before the first."""
     return tf.concat([[fill], values], 0)[:-1]
@@ -152,6 +165,7 @@ def _is_in(point: tf.Tensor, letters: str) -> tf.Tensor:
     return tf.reduce_any([point == ord(letter) for letter in letters], 0)
 
 
+@cache
 def _kinds() -> np.ndarray:
     """int8 [0x110000]: the kind of each code point, as found by the expressions that `Encoder` runs on."""
     kinds = np.full(0x110000, OTHER, np.int8)
@@ -176,10 +190,7 @@ def _pairs(enc: Encoder) -> tuple[np.ndarray, np.ndarray]:
     parts = np.full([enc.n_vocab, 2], -1, np.int64)
     parts[ids] = merges
 
-    def keys(pairs):
-        return pairs @ np.array([enc.n_vocab, 1])
-
-    found = [[(keys(merges), ids)], [], []]
+    listed = [(0, merges, ids)]  # row of ranks, pairs [n, 2], ranks [n]
     for side in (0, 1):
         pairs, rank = merges, ids
         while len(rank):
@@ -187,11 +198,11 @@ def _pairs(enc: Encoder) -> tuple[np.ndarray, np.ndarray]:
             made = shorter >= 0
             pairs, rank = pairs[made], rank[made]
             pairs[:, side] = shorter[made]
-            found[1 + side].append((keys(pairs), rank))
-    found = [tuple(map(np.concatenate, zip(*some, strict=True))) for some in found]
+            listed.append((1 + side, pairs, rank))
 
-    every = np.append(np.unique(np.concatenate([key for key, _ in found])), np.iinfo(np.int64).max)
+    keys = [pairs @ [enc.n_vocab, 1] for _, pairs, _ in listed]
+    every = np.append(np.unique(np.concatenate(keys)), np.iinfo(np.int64).max)
     ranks = np.full([3, len(every)], enc.n_vocab, np.int32)
-    for row, (key, rank) in zip(ranks, found, strict=True):
-        np.minimum.at(row, np.searchsorted(every, key), rank)
+    for key, (row, _, rank) in zip(keys, listed, strict=True):
+        np.minimum.at(ranks[row], np.searchsorted(every, key), rank)
     return every, ranks

@@ -36,13 +36,13 @@ class Both:
         for n in range(0, len(texts), batch):
             some = texts[n : n + batch]
             read = [text.decode("utf-8", "replace") for text in some]
-            expected = [self.enc.encode(text) for text in read]
             ids = self.graph.encode(tf.constant(some, tf.string))
-            if ids.to_list() != expected:
-                wrong += [
-                    triple for triple in zip(some, ids.to_list(), expected, strict=True) if triple[1] != triple[2]
-                ]
-            assert self.graph.decode(ids).numpy().tolist() == [text.encode() for text in read] or wrong
+            back = self.graph.decode(ids).numpy().tolist()
+            for text, ours, theirs, ours_back, theirs_back in zip(
+                some, ids.to_list(), map(self.enc.encode, read), back, map(str.encode, read), strict=True
+            ):
+                if ours != theirs or ours_back != theirs_back:
+                    wrong.append((text[:80], ours[:40], theirs[:40], ours_back[:80]))  # all of it may be megabytes
         assert wrong[:3] == []
 
 
@@ -106,8 +106,9 @@ def test_it_equals_the_encoder_on_generated_texts(both):
 
 @pytest.mark.slow
 def test_it_equals_the_encoder_on_a_hundred_thousand_generated_texts(both):
-    texts = generated(110_000, both.enc.tokens, seed=1)
-    assert len(set(texts)) > 100_000
+    texts = list(set(generated(125_000, both.enc.tokens, seed=1)))
+    distinct = len(texts)
+    assert distinct >= 100_000
     both.check(texts)
 
 
@@ -233,7 +234,7 @@ def test_merges_of_random_vocabularies(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 200))
+@pytest.mark.parametrize("seed", range(100, 150))
 def test_merges_of_many_random_vocabularies(seed):
     check_merges(seed)
 
@@ -249,8 +250,9 @@ def test_in_tf_data(bundled):
     ]
 
 
-def test_a_million_bytes_take_few_steps_and_little_memory(official, tmp_path):
-    """Each in a process that has only TensorFlow, and loads what tf.saved_model.save wrote."""
+@pytest.mark.slow
+def test_a_million_bytes_in_bounded_memory_and_without_this_package(official, tmp_path):
+    """In a process that has only TensorFlow, from what tf.saved_model.save wrote."""
     rng = random.Random(0)
     letters = "".join(rng.choices(string.ascii_lowercase, k=10**6))
     texts = {
@@ -265,6 +267,7 @@ def test_a_million_bytes_take_few_steps_and_little_memory(official, tmp_path):
     }
     contents = {name: text.encode() for name, text in texts.items()}
     contents["no UTF-8"] = b"\xff" * 10**6
+    contents["among short rows"] = b"|||".join([letters.encode(), *(b"%d" % n for n in range(20_000))])
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     tf.saved_model.save(official.graph, tmp_path / "saved")
@@ -274,19 +277,20 @@ import tensorflow as tf
 loaded = tf.saved_model.load("saved")
 loaded.decode(loaded.encode(tf.constant(["warm", "up"])))
 for name in sys.argv[1:]:
-    text = open(name, "rb").read()
+    rows = open(name, "rb").read().split(b"|||")
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    ids = loaded.encode(tf.constant([text]))
+    ids = loaded.encode(tf.constant(rows))
     took, grown = time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps([name, took, grown, ids.values.numpy().tolist(), loaded.decode(ids).numpy()[0].decode()]))
-assert not {"encoder", "gpt2_tf", "tiktoken", "keras"} & set(sys.modules), "more than TensorFlow"
+    print(json.dumps([name, took, grown, ids.to_list(), [*map(bytes.decode, loaded.decode(ids).numpy())]]))
+assert not {"encoder", "gpt2_tf", "tiktoken"} & set(sys.modules), "more than TensorFlow"
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-c", script, *contents]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, check=True)
     for line in ran.stdout.splitlines():
-        name, took, grown, ids, text = json.loads(line)
-        expected = contents[name].decode("utf-8", "replace")
-        assert ids == official.enc.encode(expected) and text == expected, name
+        name, took, grown, *found = json.loads(line)
+        rows = contents[name].decode("utf-8", "replace").split("|||")
+        same = found == [[official.enc.encode(row) for row in rows], rows]
+        assert same, name
         assert took < 20, name  # half a second on an idle core
         assert grown < 400_000, name  # kB
