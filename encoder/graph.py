@@ -82,7 +82,7 @@ class GraphEncoder(tf.Module):
 
         # 's|'t|'re|'ve|'m|'ll|'d count only where a match begins: in "'sam", but in neither " 'sam" nor "!'sam".
         second = tf.where(last, 0, _after(point, 0))
-        third = tf.where(last, 0, _after(second, 0))
+        third = _after(second, 0)
         apostrophe = starts & (point == ord("'"))
         two = apostrophe & _is_in(second, "stmd")
         three = apostrophe & (_is_in(second, "rv") & _is_in(third, "e") | _is_in(second, "l") & _is_in(third, "l"))

@@ -68,9 +68,35 @@ def vocabulary(merges: list[tuple[str, str]]) -> Encoder:
     return Encoder(json.dumps({token: i for i, token in enumerate(tokens)}).encode(), "\n".join(lines).encode())
 
 
+@pytest.fixture(scope="module")
+def seams():
+    """A vocabulary with a token for any two of CUTS, so that a cut in the wrong place shows."""
+    names = {byte: character for character, byte in BYTES.items()}
+    return Both(vocabulary([(names[ord(a)], names[ord(b)]) for a, b in itertools.product(CUTS, repeat=2)]))
+
+
 # Texts
 
-CUT = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'r", "'l", "'v", "'rs", "'le", "'", "''", "\u2019s", EOT]
+CUTS = "'selrv !1\n"
+CONTRACTIONS = [
+    "'s",
+    "'t",
+    "'re",
+    "'ve",
+    "'m",
+    "'ll",
+    "'d",
+    "'S",
+    "'r",
+    "'l",
+    "'v",
+    "'rs",
+    "'le",
+    "'",
+    "''",
+    "\u2019s",
+    EOT,
+]
 SPACES = [*" \t\n\r\x0b\x0c\x1c\x1f\x85\xa0\u1680\u180e\u2000\u200b\u2028\u202f\u3000\ufeff", "  ", "   \n", "\n\n"]
 LETTERS = [*"astmdrevlZéßЖאไ한漢か𐍈𐐀ǅʰªº", "the", "e\u0301"]
 OTHERS = [*"0٣४²Ⅷ㊿𑁦!.-=", "\x00", "\x1b", "\u200d", "\ufffd", "\ufffe", "12", "...", "👩‍👩‍👧‍👦", "🇳🇱"]
@@ -80,7 +106,7 @@ BROKEN = [b"\xff", b"\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x8
 def generated(n: int, tokens: list[bytes], seed: int) -> list[bytes]:
     """n strings: of pieces that try the pattern, of tokens, of any characters, of any bytes, and cut anywhere."""
     rng = random.Random(seed)
-    pieces = [piece.encode() for piece in (*CUT, *SPACES, *LETTERS, *OTHERS)]
+    pieces = [piece.encode() for piece in (*CONTRACTIONS, *SPACES, *LETTERS, *OTHERS)]
     spaces = [space.encode() for space in SPACES]
     kinds = [
         lambda: rng.choice(pieces),
@@ -135,8 +161,8 @@ def test_it_equals_the_encoder_on_a_book(both, shared):
         [EOT.encode(), f"a {EOT}{EOT}".encode()],
     ],
 )
-def test_rows_and_ends_of_texts(bundled, texts):
-    bundled.check(texts)
+def test_rows_and_ends_of_texts(seams, texts):
+    seams.check(texts)
 
 
 def test_openais_ids(official):
@@ -146,10 +172,12 @@ def test_openais_ids(official):
     assert ids.to_list() == known
 
 
-def test_three_quotes_in_all_orders(bundled):
-    """Every text of five characters that the rules for contractions, spaces and runs can tell apart."""
-    texts = ["".join(letters) for letters in itertools.product("'selr !1\n", repeat=5)]
-    bundled.check([text.encode() for text in texts], batch=20_000)
+def test_texts_of_all_that_the_pattern_tells_apart(seams):
+    texts = ["".join(letters) for letters in itertools.product(CUTS, repeat=4)]
+    rng = random.Random(0)
+    texts += ["".join(rng.choices(CUTS, k=rng.randrange(5, 10))) for _ in range(20_000)]
+    rng.shuffle(texts)  # so that any may follow on any, in the next row
+    seams.check([text.encode() for text in texts], batch=10_000)
 
 
 def in_contexts(characters):
@@ -231,6 +259,12 @@ def check_merges(seed: int):
 @pytest.mark.parametrize("seed", range(8))
 def test_merges_of_random_vocabularies(seed):
     check_merges(seed)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_how_far_threats_are_followed_changes_no_ids(monkeypatch, depth):
+    monkeypatch.setattr("encoder.graph.DEPTH", depth)
+    check_merges(seed=depth)
 
 
 @pytest.mark.slow
