@@ -61,9 +61,9 @@ def both(request):
     return request.getfixturevalue(request.param)
 
 
-def vocabulary(merges: list[tuple[str, str]]) -> Encoder:
-    """The bytes, merges of printable characters, and `<|endoftext|>`. ValueError as in Encoder."""
-    tokens = [*BYTES, *map("".join, merges), EOT]
+def vocabulary(merges: list[tuple[str, str]], first=(), last=(EOT,)) -> Encoder:
+    """The bytes, merges of printable characters, and special tokens before and after. ValueError as in Encoder."""
+    tokens = [*first, *BYTES, *map("".join, merges), *last]
     lines = ["#version: 0.2", *map(" ".join, merges), ""]
     return Encoder(json.dumps({token: i for i, token in enumerate(tokens)}).encode(), "\n".join(lines).encode())
 
@@ -227,6 +227,12 @@ def test_decoding_any_ids_is_the_encoders(both):
 def test_decode_says_what_is_no_id(bundled, bad):
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"= {bad} is not in \[0, {bundled.enc.n_vocab}\)"):
         bundled.graph.decode(tf.ragged.constant([[5, bad]], tf.int32))
+
+
+def test_ids_in_another_order_than_openais():
+    both = Both(vocabulary([("h", "e"), ("l", "l"), ("he", "ll"), ("Ġ", "hell")], first=[EOT, "<|a|>"], last=["<|z|>"]))
+    both.check([b"hello hell", EOT.encode(), b"<|a|><|z|>", bytes(range(256))])
+    assert both.graph.decode(tf.ragged.constant([[0, 1, both.enc.n_vocab - 1]])) == f"{EOT}<|a|><|z|>".encode()
 
 
 # Merges: what one step does at once must be what OpenAI's rule does one by one
