@@ -73,6 +73,7 @@ def seams():
     """A vocabulary with a token for any two bytes, so that a cut in the wrong place shows."""
     pairs = list(itertools.product(BYTES, repeat=2))
     random.Random(0).shuffle(pairs)
+    pairs.sort(key=lambda pair: min(map(BYTES.get, pair)) > 127)  # a character's own bytes last, or they hide its ends
     return Both(vocabulary(pairs))
 
 
