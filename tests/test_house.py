@@ -18,6 +18,7 @@ FLOORS = {
     "gpt2_tf.safetensors": 0,
     "gpt2_tf.settings": 0,
     "encoder": 1,
+    "encoder.graph": 1,
     "encoder.train": 1,
     "download_model": 1,
     "gpt2_tf.logits": 1,
