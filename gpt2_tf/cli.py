@@ -12,6 +12,7 @@ from gpt2_tf import __version__, interrupt
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, canonical_size
 from gpt2_tf.settings import FORMS, SETTINGS, STOP, number
 
+SHAPE = ("n_layer", "n_head", "n_embd", "n_ctx")
 BUNDLED_NOTICE = (
     "gpt2-tf: no --model given, so the small bundled model answers; "
     "--model 124M fetches OpenAI's (498 MB) and answers with it"
@@ -134,6 +135,29 @@ def prepare(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(prepared.train):,} tokens to train{val}, of a vocabulary of {prepared.encoder.n_vocab:,}")
 
 
+def train(args: argparse.Namespace) -> None:
+    from gpt2_tf import GPT2  # noqa: F401 - so that TensorFlow comes in silence
+    from gpt2_tf import train
+
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    settings = {name: given[name] for name in train.SETTINGS if name in given}
+    shape = {name: given[name] for name in SHAPE if name in given}
+    data = {name: given[name] for name in ("column", "field") if name in given} | {"val_files": args.val_file or ()}
+    more = [train.tensorboard(args.out)] * args.tensorboard + [train.wandb(args.wandb)] * (args.wandb is not None)
+    train.run(
+        args.files,
+        args.out,
+        init_from=args.init_from,
+        models_dir=args.models_dir,
+        vocab_size=args.vocab_size,
+        shape=shape,
+        data=data,
+        more=more,
+        **settings,
+    )
+    print(f"gpt2-tf generate --model {args.out} writes with it", file=sys.stderr)
+
+
 def convert(args: argparse.Namespace) -> None:
     from gpt2_tf.convert import convert, form
 
@@ -230,6 +254,62 @@ def _parser() -> argparse.ArgumentParser:
         "--val-fraction", type=_typed(number(float, 0, 1)), default=0.0, help="share of the end to validate on"
     )
     validation.add_argument("--val-file", action="append", metavar="FILE", help="texts to validate on; once for each")
+
+    sub = command(train, "Train a model on texts; Ctrl-C stops it, and --init-from resume goes on with it.")
+    sub.add_argument("files", nargs="*", metavar="FILES", help="as for prepare, or a folder that it has written")
+    sub.add_argument("--out", required=True, metavar="DIR", help="the run's folder, in which the model will be")
+    sub.add_argument(
+        "--init-from",
+        default="124M",
+        metavar="NAME|DIR",
+        help=f"the model to train on: {', '.join(SIZES)}, or a folder; scratch: new weights; resume: go on with the run "
+        "in DIR, by its own settings (default: 124M)",
+    )
+    sub.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
+    for name, parse, help in (
+        ("steps", number(int, 1), "optimizer steps (default: 1000)"),
+        ("batch-size", number(int, 1), "rows a step (default: 4)"),
+        ("window", number(int, 1), "tokens a row (default: 256, or the model's n_ctx if that is less)"),
+        ("learning-rate", number(float, 0, above=True), "at its highest (default: 5e-5, and 1e-3 from scratch)"),
+        ("warmup-steps", number(int, 0), "until then it rises, and then falls to a tenth (default: a tenth of all)"),
+        ("weight-decay", number(float, 0), "of matrices, not of biases and gains (default: 0.1)"),
+        ("clip-norm", number(float, 0), "of all gradients together; 0 is off (default: 1)"),
+        ("dropout", number(float, 0, 1), "share of values zeroed (default: 0)"),
+        ("grad-accumulation", number(int, 1), "read a batch in so many parts, which takes less memory (default: 1)"),
+        ("save-every", number(int, 1), "steps (default: 500)"),
+        ("eval-every", number(int, 1), "steps (default: 250)"),
+        ("sample-every", number(int, 1), "steps (default: 250)"),
+        ("patience", number(int, 1), "stop after so many evaluations without a lower val_loss (default: never)"),
+        ("seed", number(int, 0, 2**31 - 1), "the same seed gives the same run (default: 0)"),
+        ("n-layer", number(int, 1), "of new weights (default: 12)"),
+        ("n-head", number(int, 1), "of new weights (default: 12)"),
+        ("n-embd", number(int, 1), "of new weights (default: 768)"),
+        ("n-ctx", number(int, 1), "of new weights (default: 1024)"),
+    ):
+        sub.add_argument(f"--{name}", type=_typed(parse), help=help)
+    sub.add_argument("--precision", choices=("float32", "bfloat16", "float16"), help="to compute in (default: float32)")
+    sub.add_argument(
+        "--remat",
+        action="store_true",
+        default=None,
+        help="compute twice instead of remembering: less memory, more time",
+    )
+    sub.add_argument(
+        "--documents", action="store_true", default=None, help="a document a row, padded, not packed windows"
+    )
+    sub.add_argument("--vocab-size", type=_typed(_vocab_size), metavar="N|chars", help="of new weights, as for prepare")
+    sub.add_argument("--column", help="of a .csv, by its first row (default: its only one)")
+    sub.add_argument("--field", help="of a .jsonl's objects (default: text)")
+    validation = sub.add_mutually_exclusive_group()
+    validation.add_argument(
+        "--val-fraction",
+        type=_typed(number(float, 0, 1)),
+        default=0.1,
+        help="share of the end to validate on (default: 0.1)",
+    )
+    validation.add_argument("--val-file", action="append", metavar="FILE", help="texts to validate on; once for each")
+    sub.add_argument("--tensorboard", action="store_true", help="log for TensorBoard too, in DIR/tensorboard")
+    sub.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too; needs the extra wandb")
 
     command(info, "Say what a model is: its size, its files.", models)
 

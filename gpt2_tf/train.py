@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from gpt2_tf.model import GPT2
 
 SCRATCH, RESUME = "scratch", "resume"
 RUN = "train.json"
+N_CTX = 1024
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -30,11 +30,11 @@ class Settings:
         ValueError: a value out of its range.
     """
 
+    learning_rate: float
+    window: int
+    warmup_steps: int
     steps: int = 1000
     batch_size: int = 4
-    window: int = 256
-    learning_rate: float = 5e-5
-    warmup_steps: int = 100
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     dropout: float = 0.0
@@ -46,6 +46,7 @@ class Settings:
     sample_every: int = 250
     patience: int | None = None
     documents: bool = False
+    val_fraction: float = 0.1
     seed: int = 0
 
     def __post_init__(self):
@@ -60,6 +61,9 @@ class Settings:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, but must be 0 to less than steps, {self.steps}")
         if self.precision not in POLICIES:
             raise ValueError(f"precision is {self.precision!r}, but must be one of {', '.join(POLICIES)}")
+
+
+SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 
 
 def adamw(
@@ -114,45 +118,79 @@ def run(
     """
     out = Path(out)
     if init_from == RESUME:
-        begun = _read_run(out)
-        settings, prepared = Settings(**begun), prepare.load(out / "data")
+        settings, place = _read_run(out)
+        prepared = prepare.load(place, Encoder.from_folder(out), val_fraction=settings.val_fraction)
     else:
         if (out / RUN).exists():
             raise FileExistsError(f"{out} holds a run; `--init-from resume` goes on with it, or give another --out")
-        settings = Settings(**settings)
-        source = None if init_from == SCRATCH else folder.find(init_from, models_dir)
-        vocabulary = vocab_size if source is None else Encoder.from_folder(source)
-        prepared = prepare.prepare(files, out / "data", vocabulary, **(data or {}))
+        model, vocabulary = None, vocab_size
+        if init_from != SCRATCH:
+            model, vocabulary = folder.load(init_from, models_dir)
+        n_ctx = model.hparams.n_ctx if model else (shape or {}).get("n_ctx", N_CTX)
+        settings = Settings(**_defaults(model is None, n_ctx, settings), **settings)
+        if settings.window > n_ctx:
+            raise ValueError(f"window is {settings.window}, but the model reads at most n_ctx {n_ctx} tokens")
+        place, prepared = _prepared(files, out / "data", vocabulary, settings.val_fraction, data or {})
         keras.utils.set_random_seed(settings.seed)
-        _begin(out, prepared, settings, source, shape or {})
+        if model is None:
+            sizes = HParams.from_size("124M").to_dict() | dict(shape or {}) | {"n_vocab": prepared.encoder.n_vocab}
+            model = GPT2(HParams.from_dict(sizes))
+        _begin(out, model, prepared.encoder, settings, place)
+        del model
     model = GPT2.from_checkpoint(
         out, dropout=settings.dropout, remat=settings.remat, dtype=POLICIES[settings.precision]
     )
     fit(model, prepared, out, settings, more)
 
 
-def _begin(
-    out: Path, data: prepare.Prepared, settings: Settings, source: Path | None, shape: Mapping[str, int]
-) -> None:
+def _defaults(scratch: bool, n_ctx: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that depend on others, but for those given."""
+    defaults = {
+        "learning_rate": 1e-3 if scratch else 5e-5,
+        "window": min(256, n_ctx),
+        "warmup_steps": given.get("steps", Settings.steps) // 10,
+    }
+    return {name: value for name, value in defaults.items() if name not in given}
+
+
+def _prepared(
+    files: Sequence[str | os.PathLike],
+    out: Path,
+    vocabulary: Encoder | int | str | None,
+    val_fraction: float,
+    data: Mapping[str, Any],
+) -> tuple[Path, prepare.Prepared]:
+    """Where the files' ids are, and the ids: in `out`, or where they were prepared before."""
+    if not files:
+        raise ValueError("there are no FILES to train on")
+    if prepare.is_prepared(files):
+        encoder = vocabulary if isinstance(vocabulary, Encoder) else None
+        return Path(files[0]).resolve(), prepare.load(files[0], encoder, val_fraction=val_fraction)
+    if vocabulary is None:
+        raise ValueError("new weights need a vocabulary: give --vocab-size N or chars, or a folder that is prepared")
+    share = 0.0 if data.get("val_files") else val_fraction
+    return out.resolve(), prepare.prepare(files, out, vocabulary, val_fraction=share, **data)
+
+
+def _begin(out: Path, model: GPT2, encoder: Encoder, settings: Settings, data: Path) -> None:
     """Writes a run's folder as it is before the first step; the settings last, which say that the rest is there."""
-    model = GPT2.from_checkpoint(source) if source else GPT2(HParams(n_vocab=data.encoder.n_vocab, **shape))
-    if settings.window > model.hparams.n_ctx:
-        raise ValueError(f"window is {settings.window}, but the model reads at most n_ctx {model.hparams.n_ctx}")
     for place in (out, out / "best"):
         place.mkdir(parents=True, exist_ok=True)
-        for name in folder.VOCABULARY:
-            shutil.copyfile(out / "data" / name, place / name)
+        encoder.save(place)
     model.save_checkpoint(out, step=0)
     part = out / f"{RUN}.part"
-    part.write_text(json.dumps(dataclasses.asdict(settings), indent=2))
+    part.write_text(json.dumps({"data": str(data), **dataclasses.asdict(settings)}, indent=2))
     os.replace(part, out / RUN)
 
 
-def _read_run(out: Path) -> dict[str, Any]:
+def _read_run(out: Path) -> tuple[Settings, Path]:
     try:
-        return json.loads((out / RUN).read_text())
+        values = json.loads((out / RUN).read_text())
+        return Settings(**{name: values[name] for name in SETTINGS}), Path(values["data"])
     except FileNotFoundError:
         raise FileNotFoundError(f"{out} holds no run to go on with: {out / RUN} is missing") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{out / RUN} is damaged: {error!r}; it holds the settings of the run") from None
 
 
 def fit(
@@ -245,3 +283,18 @@ def last(out: str | os.PathLike) -> int | None:
     name = bundle.prefix(out).name
     step = name.removeprefix("model-")
     return int(step) if step.isdigit() else None
+
+
+def tensorboard(out: str | os.PathLike) -> keras.callbacks.Callback:
+    return keras.callbacks.TensorBoard(Path(out, "tensorboard"), update_freq=10)
+
+
+def wandb(project: str) -> keras.callbacks.Callback:
+    """Weights & Biases' own callback. ImportError without the extra."""
+    try:
+        import wandb
+        from wandb.integration.keras import WandbMetricsLogger
+    except ImportError:
+        raise ImportError("logging to Weights & Biases needs its library: pip install 'gpt2-tf[wandb]'") from None
+    wandb.init(project=project)
+    return WandbMetricsLogger(log_freq=10)
