@@ -136,14 +136,17 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    from gpt2_tf import GPT2  # noqa: F401 - so that TensorFlow comes in silence
+    import gpt2_tf
+
+    gpt2_tf.GPT2  # noqa: B018 - so that TensorFlow comes in silence
     from gpt2_tf import train
 
     given = {name: value for name, value in vars(args).items() if value is not None}
     settings = {name: given[name] for name in train.SETTINGS if name in given}
     shape = {name: given[name] for name in SHAPE if name in given}
     data = {name: given[name] for name in ("column", "field") if name in given} | {"val_files": args.val_file or ()}
-    more = [train.tensorboard(args.out)] * args.tensorboard + [train.wandb(args.wandb)] * (args.wandb is not None)
+    more = [train.tensorboard(args.out)] if args.tensorboard else []
+    more += [] if args.wandb is None else [train.wandb(args.wandb)]
     train.run(
         args.files,
         args.out,
@@ -262,8 +265,8 @@ def _parser() -> argparse.ArgumentParser:
         "--init-from",
         default="124M",
         metavar="NAME|DIR",
-        help=f"the model to train on: {', '.join(SIZES)}, or a folder; scratch: new weights; resume: go on with the run "
-        "in DIR, by its own settings (default: 124M)",
+        help=f"the model to train on: {', '.join(SIZES)}, or a folder; scratch: new weights; resume: go on with the "
+        "run in DIR, by its own settings (default: 124M)",
     )
     sub.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
     for name, parse, help in (
