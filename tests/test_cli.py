@@ -511,7 +511,7 @@ USAGE = {
     "no command": ([], ["required: COMMAND", "`gpt2-tf --help`"]),
     "unknown command": (
         ["compose"],
-        ["'compose'", "'generate', 'interactive', 'download', 'encode', 'decode', 'info'"],
+        ["'compose'", "'generate', 'interactive', 'download', 'encode', 'decode', 'prepare', 'info'"],
     ),
     "unknown flag": (["generate", "--tempo", "3"], ["unrecognized arguments: --tempo"]),
     "flag without its value": (["generate", "--length"], ["--length", "expected one argument"]),
