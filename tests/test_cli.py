@@ -511,7 +511,10 @@ USAGE = {
     "no command": ([], ["required: COMMAND", "`gpt2-tf --help`"]),
     "unknown command": (
         ["compose"],
-        ["'compose'", "'generate', 'interactive', 'download', 'encode', 'decode', 'info', 'convert'"],
+        [
+            "'compose'",
+            "'generate', 'interactive', 'download', 'encode', 'decode', 'prepare', 'train', 'info', 'convert'",
+        ],
     ),
     "unknown flag": (["generate", "--tempo", "3"], ["unrecognized arguments: --tempo"]),
     "flag without its value": (["generate", "--length"], ["--length", "expected one argument"]),

@@ -232,11 +232,11 @@ def test_what_is_prepared_is_kept_until_something_changes(folder, enc, monkeypat
         assert len(encoded) == n > 0
         assert again.train.tolist() == first.train.tolist() and again.encoder.tokens == first.encoder.tokens
         encoded.clear()
-    write("b.csv", as_csv(["then"], "said", who="them"))
-    assert prepare.prepare(**arguments).train.tolist() == closed(enc, "then") and encoded
+    write("b.csv", as_csv(["foe"], "said", who="them"))  # of the same size
+    assert prepare.prepare(**arguments).train.tolist() == closed(enc, "foe") and encoded
     Path("out/train.bin").write_bytes(Path("out/train.bin").read_bytes()[:-2])
     encoded.clear()
-    assert prepare.prepare(**arguments).train.tolist() == closed(enc, "then") and encoded
+    assert prepare.prepare(**arguments).train.tolist() == closed(enc, "foe") and encoded
 
 
 SCRIPT = """
@@ -283,7 +283,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_that_counts(folder, enc):
     assert not [name for name in os.listdir("out") if name.endswith(".part")]
 
 
-@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize("at", range(9))
 def test_an_end_between_any_two_moves_leaves_nothing_half_that_counts(folder, enc, monkeypatch, at):
     """Every rename and removal of the last step in turn is where the process ends."""
     write("a.txt", "the then them")
@@ -322,6 +322,15 @@ def test_an_end_between_any_two_moves_leaves_nothing_half_that_counts(folder, en
             prepare.load("out")
     train, val, _ = prepare.prepare(["a.txt"], "out", enc, val_fraction=0.5)
     assert [*train, *val] == closed(enc, "them then the!")
+
+
+def test_what_a_killed_run_left_is_not_taken(folder, enc):
+    write("a.txt", "the")
+    write("out/train.bin.part", "train" * 9)
+    write("out/val.bin.part", "val" * 9)
+    train, val, _ = prepare.prepare(["a.txt"], "out", enc)
+    assert (train.tolist(), val) == (closed(enc, "the"), None)
+    assert sorted(os.listdir("out")) == ["encoder.json", "train.bin", "train.json", "vocab.bpe"]
 
 
 def test_another_process_waits(folder, enc):
