@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-CHUNK = 2**25  # logits at a time, 128 MB in float32
+CHUNK = 2**24  # logits at a time, 64 MB in float32
 
 
 def cross_entropy(h: tf.Tensor, wte: tf.Tensor, targets: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -30,9 +30,44 @@ CORES = min(os.cpu_count() or 1, 8)
 MOST_TRACES = 12
 
 
+@tf.custom_gradient
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """The tanh form of the Gaussian error linear unit (Hendrycks and Gimpel, 2016), which OpenAI used."""
-    return 0.5 * x * (1 + tf.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x)))
+    """The tanh form of the Gaussian error linear unit (Hendrycks and Gimpel, 2016), which OpenAI used.
+
+    Its gradient is written out, so that training keeps x alone, and not seven more of its size.
+    """
+
+    def tanh():
+        return tf.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))
+
+    def gradient(upstream):
+        t = tanh()
+        slope = sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x)
+        return upstream * 0.5 * (1 + t + x * (1 - t * t) * slope)
+
+    return 0.5 * x * (1 + tanh()), gradient
+
+
+@tf.custom_gradient
+def norm(x: tf.Tensor, g: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Layer normalisation over the last axis: biased variance, epsilon 1e-5, then gain and bias, [n_embd] each.
+
+    Its gradient is written out, so that training keeps x alone.
+    """
+
+    def normalized():
+        centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + 1e-5)
+        return centered * scale, scale
+
+    def gradient(upstream):
+        y, scale = normalized()
+        inner = upstream * g
+        along = tf.reduce_mean(inner, axis=-1, keepdims=True) + y * tf.reduce_mean(inner * y, axis=-1, keepdims=True)
+        rows = tf.range(tf.rank(x) - 1)
+        return scale * (inner - along), tf.reduce_sum(upstream * y, rows), tf.reduce_sum(upstream, rows)
+
+    return normalized()[0] * g + b, gradient
 
 
 def softmax(x: tf.Tensor) -> tf.Tensor:
@@ -102,16 +137,14 @@ def attention_mask(nd: tf.Tensor, ns: tf.Tensor, start: tf.Tensor | None = None)
 
 
 class Norm(keras.layers.Layer):
-    """Layer normalisation over the last axis: biased variance, epsilon 1e-5, then gain `g` and bias `b`."""
+    """`norm` with gain `g` and bias `b`."""
 
     def build(self, input_shape):
         self.g = self.add_weight(name="g", shape=input_shape[-1:], initializer="ones")
         self.b = self.add_weight(name="b", shape=input_shape[-1:], initializer="zeros")
 
     def call(self, x):
-        x = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-        variance = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
-        return x * tf.math.rsqrt(variance + 1e-5) * self.g + self.b
+        return norm(x, tf.convert_to_tensor(self.g), tf.convert_to_tensor(self.b))
 
 
 class Conv1D(keras.layers.Layer):
@@ -157,8 +190,8 @@ class Attention(keras.layers.Layer):
         q, k, v = split_heads(self.c_attn(x), self.n_head)
         present = cache.append(past, k, v)
         keys, values = zip(*present, strict=True)
+        q = q / sqrt(q.shape[-1])  # here, where it is smallest
         w = tf.concat([matmul(q, k, transpose_b=True) for k in keys], axis=-1)  # [batch, n_head, seq, past + seq]
-        w = w / sqrt(q.shape[-1])
         w = tf.cast(w, self.variable_dtype)  # the softmax wants float32's range
         w = tf.where(mask, w, w.dtype.min)
         w = dropout(tf.cast(softmax(w), v.dtype), self.dropout, seed, 0)
