@@ -158,7 +158,9 @@ def first_tokens(hparams: "gpt2_tf.HParams", libraries: list[str], rounds: int, 
         # The first reads the files from the disk.
         connection.send({library: statistics.median(values[1:]) for library, values in took.items()})
         context = multiprocessing.get_context("spawn")
-        context.Process(target=peaks, args=(str(Path(folder, "gpt2_tf")), hparams, connection)).start()
+        process = context.Process(target=peaks, args=(str(Path(folder, "gpt2_tf")), hparams, connection))
+        process.start()
+        process.join()
 
 
 def peak() -> float:
