@@ -36,6 +36,7 @@ setup(
         "tokenizers": tokenizers,
         "hf": hf,
         "keras-nlp": keras_nlp,
+        "lm-eval": ["lm-eval>=0.4.9", "torch>=2.5"],  # the harness imports PyTorch, and says so nowhere
         "test": test,
         "peers": ["transformers>=4.50", "torch>=2.5"],
     },
