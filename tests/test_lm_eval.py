@@ -10,9 +10,10 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from gpt2_tf import load
+from gpt2_tf import generate, load
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and then",
@@ -29,8 +30,9 @@ metric_list: [{metric: perplexity}, {metric: acc}]
 """,
     "greedy": """
 output_type: loglikelihood
-doc_to_text: "The quick brown"
-doc_to_target: "{{text[:1]}}"
+doc_to_text: "{{context}}"
+doc_to_target: "{{target}}"
+target_delimiter: ""
 metric_list: [{metric: acc}]
 """,
     "rolling": """
@@ -68,12 +70,29 @@ def harness():
     return lm_eval
 
 
+def greedy_examples(model, enc) -> list[dict[str, str]]:
+    """Contexts with what is likeliest after them, and with that up to another last token."""
+    examples = []
+    for context in (f"The {a}{b}" for a in "abcdefgh" for b in ("", " dog", "x", "qu")):
+        (completion,) = generate(model, enc, context, length=2, temperature=0, stop=())
+        for ids in (completion.ids, [completion.ids[0], 5]):
+            target = enc.decode(ids)
+            if enc.encode(context + target) == enc.encode(context) + ids and context.strip() == context:
+                examples.append({"context": context, "target": target})
+    return examples
+
+
 @pytest.fixture(scope="module")
-def tasks(tmp_path_factory) -> Path:
+def tasks(tiny_folder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
+    lines = "".join(json.dumps(example) + "\n" for example in greedy_examples(*load(tiny_folder)))
+    (folder / "greedy.jsonl").write_text(lines, "utf-8")
     (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), "utf-8")
     for name, task in TASKS.items():
-        data = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/texts.jsonl}}}}\ntest_split: test\n"
+        file = "greedy" if name == "greedy" else "texts"
+        data = (
+            f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/{file}.jsonl}}}}\ntest_split: test\n"
+        )
         (folder / f"{name}.yaml").write_text(f"task: ours_{name}\n{data}{task}", "utf-8")
     return folder
 
@@ -116,6 +135,7 @@ def test_the_harness_finds_what_it_finds_with_transformers(run):
         assert numbers
         for name, value in numbers.items():
             assert ours["results"][task][name] == pytest.approx(value, rel=1e-4), (task, name)
+    assert 0 < ours["results"]["ours_greedy"]["acc,none"] < 1
     texts = set()
     for task, samples in theirs["samples"].items():
         for one, other in zip(ours["samples"][task], samples, strict=True):
@@ -125,7 +145,7 @@ def test_the_harness_finds_what_it_finds_with_transformers(run):
                     assert found == expected
                     texts |= set(found)
                 else:
-                    assert found[0] == pytest.approx(expected[0], abs=1e-4), task
+                    assert np.ravel(found) == pytest.approx(np.ravel(expected), abs=1e-4), task
     assert len(texts) == len(TEXTS) and all(texts)
 
 
