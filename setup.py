@@ -36,8 +36,9 @@ setup(
         "tokenizers": tokenizers,
         "hf": hf,
         "keras-nlp": keras_nlp,
+        "lm-eval": ["lm-eval>=0.4.13"],
         "test": test,
-        "peers": ["transformers>=4.50", "torch>=2.5"],
+        "peers": ["transformers>=4.50", "torch>=2.5", "lm-eval[hf]>=0.4.13"],
     },
     entry_points={"console_scripts": ["gpt2-tf = gpt2_tf.cli:main"]},
     classifiers=[

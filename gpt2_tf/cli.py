@@ -161,6 +161,26 @@ def train(args: argparse.Namespace) -> None:
     print(f"gpt2-tf generate --model {args.out} writes with it", file=sys.stderr)
 
 
+def evaluate(args: argparse.Namespace) -> None:
+    import json
+
+    from gpt2_tf import folder
+
+    name = "stdin" if args.file == "-" else args.file
+    text = _file(args.file)
+    place = folder.find(_model(args), args.models_dir)
+    with interrupt.kept():
+        from gpt2_tf import load
+
+        model, enc = load(place)
+        from gpt2_tf import evaluate
+
+        settings = {key: getattr(args, key) for key in ("window", "stride", "batch_size") if hasattr(args, key)}
+        report = evaluate.report(model, enc, args.task, text, name, settings)
+        report["model"] = {"name": args.model or "shakespeare", "digest": folder.digest(place), **report["model"]}
+    print(json.dumps(report, indent=2))
+
+
 def convert(args: argparse.Namespace) -> None:
     from gpt2_tf.convert import convert, form
 
@@ -313,6 +333,29 @@ def _parser() -> argparse.ArgumentParser:
     validation.add_argument("--val-file", action="append", metavar="FILE", help="texts to validate on; once for each")
     sub.add_argument("--tensorboard", action="store_true", help="log for TensorBoard too, in DIR/tensorboard")
     sub.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too; needs the extra wandb")
+
+    sub = command(evaluate, "Measure a model on a file; the numbers, and all that repeats them, are JSON on stdout.")
+    tasks = sub.add_subparsers(dest="task", metavar="TASK", required=True)
+    for task, help, file in (
+        ("perplexity", "Of a text: per token, word and byte.", "a text; - reads stdin"),
+        ("lambada", "Predict last words.", 'as OpenAI\'s lambada_test.jsonl, {"text": "..."} a line; - reads stdin'),
+        (
+            "choice",
+            "Choose the likeliest of several continuations.",
+            '{"context": "...", "choices": ["...", "..."], "answer": 0} a line, and maybe "ending": "..."; '
+            "- reads stdin",
+        ),
+    ):
+        of_task = tasks.add_parser(task, help=help, description=help, parents=[models, debug])
+        of_task.set_defaults(parser=of_task)
+        of_task.add_argument("file", metavar="FILE", help=file)
+        if task == "perplexity":
+            whole = _typed(number(int, 1))
+            of_task.add_argument("--window", type=whole, help="tokens read at a time (default: the model's n_ctx)")
+            of_task.add_argument("--stride", type=whole, help="how far the window moves (default: half of it)")
+        of_task.add_argument(
+            "--batch-size", type=_typed(number(int, 1)), default=8, help="rows computed at a time (default: 8)"
+        )
 
     command(info, "Say what a model is: its size, its files.", models)
 

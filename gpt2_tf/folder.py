@@ -1,5 +1,6 @@
 """A model's name -> its folder, of OpenAI's files or Hugging Face's -> the model and its encoder."""
 
+import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -81,6 +82,23 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
     if folder.exists() and (missing := [name for name in vocabulary if not (folder / name).exists()]):
         values["vocabulary"] = f"{' and '.join(missing)} missing"
     return {key: str(value) for key, value in values.items()}
+
+
+def digest(folder: str | os.PathLike) -> str:
+    """What tells a model from every other: of OpenAI's form by the index, which has the checksum of each tensor."""
+    if huggingface.is_folder(folder):
+        paths = huggingface.files(folder)
+    else:
+        paths = [Path(folder, name) for name in ("hparams.json", *VOCABULARY, f"{prefix(folder).name}.index")]
+    hashes = []
+    for path in paths:
+        with open(path, "rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").digest())
+    return sha256(b"".join(hashes))
+
+
+def sha256(content: bytes) -> str:
+    return f"SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def _safetensors(folder: Path, hparams: HParams) -> str:

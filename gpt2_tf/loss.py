@@ -59,3 +59,30 @@ def cross_entropy(h: tf.Tensor, wte: tf.Tensor, targets: tf.Tensor, training: bo
         return total, gradient
 
     return summed(h, wte)
+
+
+def likelihood(h: tf.Tensor, wte: tf.Tensor, targets: tf.Tensor, never: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Of each target, [n]: log p in nats, float32; whether no token is likelier; whether none is, but those of `never`.
+
+    Args:
+        h: [n, n_embd], what the head reads.
+        wte: [n_vocab, n_embd], the head, of the same dtype.
+        targets: int [n].
+        never: bool [n_vocab]; a target that is one of them isn't the likeliest of the others.
+    """
+    n, size = tf.shape(h)[0], max(1, CHUNK // wte.shape[0])
+    pieces = (n + size - 1) // size
+
+    def chunk(i: tf.Tensor, *arrays: tf.TensorArray) -> tuple:
+        target = targets[i * size : (i + 1) * size]
+        logits = tf.cast(tf.matmul(h[i * size : (i + 1) * size], wte, transpose_b=True), tf.float32)
+        logprobs = -tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)
+        logit = tf.gather(logits, target, batch_dims=1)
+        others = tf.reduce_max(tf.where(never, -float("inf"), logits), axis=-1)
+        found = logprobs, logit >= tf.reduce_max(logits, axis=-1), (logit >= others) & ~tf.gather(never, target)
+        return i + 1, *(array.write(i, values) for array, values in zip(arrays, found, strict=True))
+
+    dtypes = (tf.float32, tf.bool, tf.bool)
+    arrays = [tf.TensorArray(dtype, pieces, infer_shape=False, element_shape=[None]) for dtype in dtypes]
+    _, *arrays = tf.while_loop(lambda i, *_: i < pieces, chunk, (0, *arrays), parallel_iterations=1)
+    return tuple(array.concat() for array in arrays)

@@ -1,15 +1,12 @@
 """Prompts in, as from a file of them; their samples out, to stdout or to a file that a killed run goes on with."""
 
-import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2_tf import huggingface
-from gpt2_tf.bundle import prefix
+from gpt2_tf.folder import digest, sha256
 from gpt2_tf.record import Record
 
 if TYPE_CHECKING:
@@ -32,27 +29,13 @@ def begin(
     out: str | os.PathLike, prompts: Sequence[str | None], folder: str | os.PathLike, settings: Mapping[str, Any]
 ) -> Record:
     """The record of these samples, or of those that are done of them; `folder` is the model's. Errors as Record's."""
-    if huggingface.is_folder(folder):
-        paths = huggingface.files(folder)
-    else:  # the index has the checksum of each tensor
-        names = ("hparams.json", "encoder.json", "vocab.bpe", f"{prefix(folder).name}.index")
-        paths = [Path(folder, name) for name in names]
     run = {
-        "prompts": f"{len(prompts)} ({_digest(json.dumps(prompts).encode())})",
-        "model": _digest(b"".join(_sha256(path) for path in paths)),
+        "prompts": f"{len(prompts)} ({sha256(json.dumps(prompts).encode())})",
+        "model": digest(folder),
         **settings,
     }
     seed = run.pop("seed")
     return Record(out, run, seed)
-
-
-def _sha256(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-def _digest(content: bytes) -> str:
-    return f"SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def write(

@@ -4,15 +4,14 @@ import codecs
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from encoder import Encoder
 from gpt2_tf import stops
 from gpt2_tf.choice import Filter, choice
 from gpt2_tf.guess import Draft, look_up
 from gpt2_tf.hparams import HParams, is_whole
+from gpt2_tf.likelihood import Row, likelihoods
 from gpt2_tf.model import GPT2
-from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, pad, uniform
+from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, uniform
 from gpt2_tf.settings import STOP
 
 BATCH_SIZE = 16
@@ -313,29 +312,5 @@ def score(
                 f"a context and its text have {len(row):,} tokens, but the model reads at most "
                 f"{model.hparams.n_ctx:,}, and the last is not read; shorten it"
             )
-    scores = [None] * len(rows)
-    by_length = sorted(range(len(rows)), key=lambda number: len(rows[number]))
-    for first in range(0, len(rows), batch_size):
-        numbers = by_length[first : first + batch_size]
-        tokens, start = pad([rows[number] for number in numbers])
-        for number, logprobs in zip(numbers, model.traced(_scorer)(tokens, start).numpy(), strict=True):
-            scores[number] = logprobs[len(logprobs) - len(targets[number]) :].tolist()
-    return scores
-
-
-def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
-    """tokens, int32 [batch, seq], start -> the log-probability of each token but the first, [batch, seq - 1]."""
-
-    @tf.function(
-        autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
-    )
-    def logprobs(tokens, start):
-        h, _ = model.hidden(tokens[:, :-1], start=start)
-
-        def row(arguments):  # one at a time: the logits of a long text take 200 MB
-            h, targets = arguments
-            return tf.gather(tf.nn.log_softmax(tf.cast(model.logits(h[None])[0], tf.float32)), targets, batch_dims=1)
-
-        return tf.map_fn(row, (h, tokens[:, 1:]), fn_output_signature=tf.float32, parallel_iterations=1)
-
-    return logprobs
+    scored = dict(likelihoods(model, [Row(row, len(ids)) for row, ids in zip(rows, targets, strict=True)], batch_size))
+    return [scored[number].logprobs.tolist() for number in range(len(rows))]

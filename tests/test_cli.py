@@ -22,10 +22,11 @@ import pytest
 
 import download_model
 import gpt2_tf
-from gpt2_tf import GPT2, HParams, __version__, folder
+from gpt2_tf import GPT2, HParams, __version__, evaluate, folder
 from gpt2_tf.bundle import read_index
 from gpt2_tf.cli import BUNDLED_NOTICE, BUNDLED_VOCABULARY_NOTICE, main
 
+TEXT = "The quick brown fox jumps over the lazy dog.\r\n\nnaïve 色\n".encode() * 2
 DATA = "model.ckpt.data-00000-of-00001"
 
 
@@ -505,6 +506,37 @@ def test_download_where_nothing_may_be_written(cli, unwritable):
     assert_error(ran, 1, f"can't write {unwritable / '124M'}: Permission denied", "choose another --models-dir")
 
 
+# evaluate
+
+
+def results_of(ran: Ran) -> dict:
+    """What `evaluate` wrote to stdout, with nothing but a bar on stderr."""
+    assert ran.status == 0 and "row/s" in ran.err and "error" not in ran.err
+    return json.loads(ran.out)
+
+
+def test_evaluate_perplexity(cli, tiny_folder, loaded, tmp_path):
+    (tmp_path / "text").write_bytes(TEXT)
+    options = ("--model", tiny_folder, "--window", 16, "--stride", 4, "--batch-size", 2)
+    report = results_of(cli("evaluate", "perplexity", tmp_path / "text", *options))
+    assert report["results"] == evaluate.perplexity(*loaded, TEXT.decode(), window=16, stride=4, batch_size=2)
+    assert report["settings"] == {"window": 16, "stride": 4, "batch_size": 2}
+    assert report["file"]["name"] == str(tmp_path / "text") and report["file"]["bytes"] == len(TEXT)
+    assert (report["model"]["name"], report["model"]["digest"]) == (str(tiny_folder), folder.digest(tiny_folder))
+    again = results_of(cli("evaluate", "perplexity", "-", *options, stdin=TEXT))
+    assert again == {**report, "file": {**report["file"], "name": "stdin"}}
+
+
+def test_evaluate_lambada_and_choice(cli, tiny_folder, loaded):
+    texts = ["The quick brown fox", "over the lazy dog"]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    report = results_of(cli("evaluate", "lambada", "-", "--model", tiny_folder, stdin=lines))
+    assert report["task"] == "lambada" and report["results"] == evaluate.lambada(*loaded, texts)
+    question = {"context": "The quick", "choices": [" brown", " dog"], "answer": 0, "ending": " fox"}
+    report = results_of(cli("evaluate", "choice", "-", "--model", tiny_folder, stdin=json.dumps(question).encode()))
+    assert report["task"] == "choice" and report["results"] == evaluate.choice(*loaded, [question])
+
+
 # mistakes
 
 USAGE = {
@@ -513,7 +545,8 @@ USAGE = {
         ["compose"],
         [
             "'compose'",
-            "'generate', 'interactive', 'download', 'encode', 'decode', 'prepare', 'train', 'info', 'convert'",
+            "'generate', 'interactive', 'download', 'encode', 'decode', 'prepare', 'train', 'evaluate', 'info', "
+            "'convert'",
         ],
     ),
     "unknown flag": (["generate", "--tempo", "3"], ["unrecognized arguments: --tempo"]),
@@ -540,6 +573,11 @@ USAGE = {
     "stop escape": (["generate", "--stop", r"a\d"], [r"--stop: \d in a\d has no meaning", r"\n, \r, \t, or \\"]),
     "stop not UTF-8": (["generate", "--stop", "a\udcff"], [r"--stop: 'a\udcff' is not UTF-8", "convert it first"]),
     "prompt and file": (["generate", "x", "--file", "f"], ["--file: not allowed with argument PROMPT"]),
+    "evaluate nothing": (["evaluate"], ["required: TASK", "`gpt2-tf evaluate --help`"]),
+    "unknown task": (["evaluate", "taste", "f"], ["'taste'", "'perplexity', 'lambada', 'choice'"]),
+    "evaluate no file": (["evaluate", "lambada"], ["required: FILE", "`gpt2-tf evaluate lambada --help`"]),
+    "window 0": (["evaluate", "perplexity", "f", "--window", "0"], ["--window: '0'", "a whole number at least 1"]),
+    "stride of lambada": (["evaluate", "lambada", "f", "--stride", "1"], ["unrecognized arguments: --stride"]),
     "interactive prompt": (["interactive", "x"], ["unrecognized arguments: x", "`gpt2-tf interactive --help`"]),
     "seed word": (["generate", "--seed", "x"], ["--seed: 'x'", "a whole number"]),
     "seed over 64 bits": (["generate", "--seed", str(2**63)], [f"'{2**63}'", f"at most {2**63 - 1}"]),
@@ -597,6 +635,29 @@ ASKED = {
     "id a fraction": (["decode", "1.5"], b"", ["'1.5' is not a token id"]),
     "id with two signs": (["decode", "-"], b"7 --5", ["'--5' is not a token id"]),
     "id of 5,000 digits": (["decode", "-"], b"9" * 5000, ["is not a token id"]),
+    "evaluate an empty text": (["evaluate", "perplexity", "-"], b"", ["stdin is empty"]),
+    "evaluate no text": (["evaluate", "perplexity", "-"], b"\xff", ["stdin is not UTF-8: byte 0xff at offset 0"]),
+    "evaluate a missing file": (["evaluate", "choice", "/nowhere/f"], b"", ["/nowhere/f: No such file or directory"]),
+    "evaluate too wide": (
+        ["evaluate", "perplexity", "-", "--window", "33"],
+        b"x",
+        ["window is 33", "1 to the model's n_ctx, 32"],
+    ),
+    "evaluate no JSON": (
+        ["evaluate", "lambada", "-"],
+        b'{"text": "a b"}\nThe quick\n',
+        ["stdin: line 2 is not JSON", 'expected {"text": "..."}'],
+    ),
+    "evaluate without an answer": (
+        ["evaluate", "choice", "-"],
+        b'{"context": "a", "choices": ["b", "c"]}',
+        ["stdin: line 1 is", 'must be {"context"', '"answer": 0'],
+    ),
+    "evaluate a long line": (
+        ["evaluate", "lambada", "-"],
+        b'{"text": "a b"}\n{"text": "' + b"#" * 40 + b' b"}\n',
+        ["stdin: line 2 has 42 tokens", "at most 32", "shorten its beginning"],
+    ),
     "ids in commas": (["decode", "1,2"], b"", ["'1,2' is not a token id"]),
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2_tf import HParams, folder, load, sample_sequence
+from gpt2_tf import HParams, evaluate, folder, load, sample_sequence, score
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 UNCONDITIONAL = "generate_unconditional_samples.py"
@@ -146,3 +146,60 @@ def test_a_script_prints_no_noise_of_tensorflows(script, tiny_folder):
     )
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "= SAMPLE 1 =" in ran.stdout
+
+
+QUESTION = "1 The fox .\n2 `` Hi , '' he said .\n21 The XXXXX did n't jump .\tdog\t\tdog|fox|lazy\n\n"
+
+
+def test_the_papers_table(tiny, tiny_folder, monkeypatch, capsys, tmp_path):
+    model, enc = tiny
+    files = {
+        "lambada": '{"text": "The quick brown fox"}\n{"text": "over the lazy dog"}\n',
+        "cbt-cn": QUESTION * 2,
+        "wikitext2": " \n = The fox = \n \n The dog , he did n't sleep @-@ walk . \n",
+        "text8": "the quick brown fox",
+        "1bw": "The dog jumps .\nThe fox , too .\n",
+    }
+    flags = []
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        flags += [f"--{name}", str(tmp_path / name)]
+    monkeypatch.setattr(folder, "load", lambda *_: tiny)
+    monkeypatch.setattr(sys, "argv", ["paper_table.py", *flags, "--model", "345M"])
+    script = runpy.run_path(str(EXAMPLES / "paper_table.py"), run_name="__main__")
+    header, _, figures, paper, *_, ways = capsys.readouterr().out.splitlines()
+    assert header == "| model | LAMBADA PPL | LAMBADA ACC | CBT-CN ACC | WikiText2 PPL | text8 BPC | 1BW PPL |"
+    assert paper == "| the paper | 15.60 | 55.48 | 92.35 | 22.76 | 1.06 | 55.72 |"
+    lambada = evaluate.lambada(model, enc, ["The quick brown fox", "over the lazy dog"])
+    assert f"last token {100 * lambada['last_token']['accuracy']:.2f}%" in ways
+    wiki = evaluate.perplexity(model, enc, "\n= The fox =\n\nThe dog, he didn't sleep-walk.\n")["nats"]
+    expected = [
+        lambada["last_word"]["perplexity"],
+        100 * lambada["last_word_filtered"]["accuracy"],
+        100 * evaluate.choice(model, enc, script["questions"](QUESTION))["accuracy"]["full"],
+        np.exp(wiki / (14 + 4)),
+        evaluate.perplexity(model, enc, files["text8"])["bits_per_byte"],
+        np.exp(-sum(map(sum, score(model, enc, ["The dog jumps.", "The fox, too."]))) / (9 + 2)),
+    ]
+    assert figures == "| 345M | " + " | ".join(f"{value:.2f}" for value in expected) + " |"
+
+
+def test_what_the_papers_table_makes_of_datasets():
+    script = runpy.run_path(str(EXAMPLES / "paper_table.py"))
+    wiki = ' = = Career = = \n He said " Bill " ( 1 @,@ 000 ) in 2000 @.@ 5 ; \n'
+    assert script["wikitext"](wiki) == '== Career ==\nHe said "Bill" (1,000) in 2000.5;\n'
+    assert script["ptb"](" it 's $ N , `` too ''\n no \n") == 'it\'s $N, "too"\nno\n'
+    assert script["words"](" a b \n c \n") == 5
+    (question,) = script["questions"](QUESTION)
+    assert question == {
+        "context": 'The fox. "Hi," he said. The',
+        "choices": [" dog", " fox", " lazy"],
+        "answer": 0,
+        "ending": " didn't jump.",
+    }
+    (question,) = script["questions"]("21 He said , `` XXXXX , no . ''\tDog\t\tDog|Fox\n")
+    assert (question["choices"], question["ending"]) == (["Dog", "Fox"], ', no."')
+    (question,) = script["questions"]("21 XXXXX ran .\tDog\t\tDog|Fox\n")
+    assert (question["context"], question["choices"]) == ("", ["Dog", "Fox"])
+    with pytest.raises(ValueError, match="line 1 is no question"):
+        script["questions"]("21 XXXXX ran .\tCat\t\tDog|Fox\n")

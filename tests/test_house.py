@@ -33,6 +33,7 @@ FLOORS = {
     "gpt2_tf.model": 2,
     "gpt2_tf.prepare": 2,
     "gpt2_tf.keras_nlp": 3,
+    "gpt2_tf.likelihood": 3,
     "gpt2_tf.sample": 3,
     "gpt2_tf.guess": 4,
     "gpt2_tf.folder": 4,
@@ -42,9 +43,11 @@ FLOORS = {
     "gpt2_tf.interactive": 6,
     "gpt2_tf.callbacks": 6,
     "gpt2_tf.prompts": 6,
+    "gpt2_tf.evaluate": 6,
     "gpt2_tf.train": 7,
     "gpt2_tf": 8,
     "gpt2_tf.cli": 9,
+    "gpt2_tf.lm_eval": 9,
     "gpt2_tf.__main__": 10,
 }
 FILES = [ROOT / "download_model.py", *sorted(ROOT.glob("encoder/**/*.py")), *sorted(ROOT.glob("gpt2_tf/**/*.py"))]

@@ -1,0 +1,71 @@
+"""Token ids -> how likely each of a row's last ones is after those before it."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from gpt2_tf import loss
+from gpt2_tf.model import GPT2
+
+BATCH_SIZE = 8
+
+
+class Row(NamedTuple):
+    """Token ids, int [seq], and how many at their end are scored: at most seq - 1."""
+
+    ids: Sequence[int] | np.ndarray
+    count: int
+
+
+class Likelihood(NamedTuple):
+    """Of each scored token of a row, [count]."""
+
+    logprobs: np.ndarray  # float32, nats
+    greedy: np.ndarray  # bool: no token is likelier
+    filtered: np.ndarray  # bool: none is but those of `never`, and it is none of them
+
+
+def likelihoods(
+    model: GPT2, rows: Sequence[Row], batch_size: int = BATCH_SIZE, never: Collection[int] = ()
+) -> Iterator[tuple[int, Likelihood]]:
+    """Each row's number and likelihood, longest rows first; `batch_size` of like length are computed at a time.
+
+    Raises:
+        ValueError: a row of more than n_ctx + 1 tokens, the last of which is not read; logits that are no numbers.
+    """
+    n_ctx, scorer = model.hparams.n_ctx, model.traced(_scorer)
+    if rows and (longest := max(len(row.ids) for row in rows)) > n_ctx + 1:
+        raise ValueError(f"{longest:,} tokens are given, but the model reads at most {n_ctx:,}, and not the last")
+    mask = np.zeros(model.hparams.n_vocab, bool)
+    mask[list(never)] = True
+    by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
+    for first in range(0, len(rows), batch_size):
+        numbers = by_length[first : first + batch_size]
+        seq = len(rows[numbers[0]].ids)
+        tokens = np.zeros([len(numbers), seq], np.int32)
+        start = np.array([seq - len(rows[number].ids) for number in numbers], np.int32)
+        counts = np.array([rows[number].count for number in numbers], np.int32)
+        for line, column, number in zip(tokens, start, numbers, strict=True):
+            line[column:] = rows[number].ids
+        found = [values.numpy() for values in scorer(*map(tf.constant, (tokens, start, counts, mask)))]
+        if not np.isfinite(found[0]).all():
+            raise ValueError("the model's logits are not finite; its weights are damaged")
+        ends = np.cumsum(counts)[:-1]
+        yield from zip(numbers, map(Likelihood, *(np.split(values, ends) for values in found)), strict=True)
+
+
+def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
+    """tokens, int32 [batch, seq], each row's start and count, and `never` -> `loss.likelihood`'s, row after row."""
+    rows = tf.TensorSpec([None], tf.int32)
+    never = tf.TensorSpec([model.hparams.n_vocab], tf.bool)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), rows, rows, never])
+    def score(tokens, start, count, never):
+        h, _ = model.hidden(tokens[:, :-1], start=start)
+        seq = tf.shape(h)[1]
+        scored = tf.range(seq) >= seq - count[:, None]  # [batch, seq - 1]
+        return loss.likelihood(tf.boolean_mask(h, scored), model._wte(), tf.boolean_mask(tokens[:, 1:], scored), never)
+
+    return score
