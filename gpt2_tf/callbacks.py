@@ -49,22 +49,33 @@ class StopAtNaN(keras.callbacks.Callback):
 class Best(keras.callbacks.Callback):
     """Keeps the model of the least `val_loss` in `folder`, and stops after `patience` evaluations without a lower one.
 
-    `state` is what a run that goes on must know.
+    `state`, float64 [3], is what a run that goes on must know: the least, the evaluations since, and the step of the
+    last. It is one variable, so that a Ctrl-C finds all of it changed or none.
     """
 
     def __init__(self, folder: str | os.PathLike, patience: int | None = None):
         super().__init__()
         self.folder, self.patience = folder, patience
-        self.state = {"best": tf.Variable(np.inf, dtype=tf.float64), "waited": tf.Variable(0, dtype=tf.int64)}
+        self.state = tf.Variable([np.inf, 0, 0], dtype=tf.float64)
+
+    @property
+    def step(self) -> int:
+        return int(self.state[2])
+
+    @property
+    def stopped(self) -> bool:
+        return self.patience is not None and int(self.state[1]) >= self.patience
+
+    def evaluated(self, val_loss: float) -> None:
+        least, waited, _ = self.state.numpy()
+        lower = val_loss < least
+        if lower:
+            self.model.save_checkpoint(self.folder)
+        self.state.assign([val_loss if lower else least, 0 if lower else waited + 1, step(self.model)])
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs["val_loss"] < self.state["best"]:
-            self.state["best"].assign(logs["val_loss"])
-            self.state["waited"].assign(0)
-            self.model.save_checkpoint(self.folder)
-        else:
-            self.state["waited"].assign_add(1)
-        if self.patience is not None and self.state["waited"] >= self.patience:
+        self.evaluated(logs["val_loss"])
+        if self.stopped:
             print(f"stopped: no lower val_loss in {self.patience} evaluations", file=sys.stderr)
             self.model.stop_training = True
 
@@ -145,9 +156,15 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def saver(model: keras.Model, folder: str | os.PathLike, state: Mapping[str, tf.Variable]) -> Callable[[int], None]:
-    """Saves the model, and apart from it what a run that goes on must know: `state`, the optimizer's, the seeds'."""
+    """Saves the model, and apart from it what a run that goes on must know: `state`, the optimizer's, the seeds'.
+
+    Raises ValueError, and saves nothing, where a weight is no number.
+    """
 
     def save(now: int) -> None:
+        for name, weight in model.named_weights().items():
+            if not np.isfinite(weight).all():
+                raise ValueError(f"{name} holds what is no number after step {now}; the last checkpoint is from before")
         checkpoint.save(folder, model.named_weights(), step=now, state=run_state(model, state))
         checkpoint.remove_others(folder, now)
 

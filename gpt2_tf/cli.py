@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         resumes = args.run is download or (args.run is generate and args.out)
         again = "; run it again and it resumes" if resumes else ""
+        if args.run is train and Path(args.out, "train.json").exists():
+            again = f"; `gpt2-tf train --out {shlex.quote(args.out)} --init-from resume` goes on"
         print(f"gpt2-tf: interrupted{again}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -307,7 +310,6 @@ def _parser() -> argparse.ArgumentParser:
     validation.add_argument(
         "--val-fraction",
         type=_typed(number(float, 0, 1)),
-        default=0.1,
         help="share of the end to validate on (default: 0.1)",
     )
     validation.add_argument("--val-file", action="append", metavar="FILE", help="texts to validate on; once for each")

@@ -334,6 +334,14 @@ class GPT2(keras.Model):
         self.grad_accumulation = grad_accumulation
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
 
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {**config, "grad_accumulation": self.grad_accumulation}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def train_step(self, data):
         if self.loss is not None:
             return super().train_step(data)
@@ -401,7 +409,8 @@ class GPT2(keras.Model):
         return {f"model{variable.path.removeprefix(self.path)}": variable for variable in self.weights}
 
     def get_config(self):
-        return {"hparams": self.hparams.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
+        config = {"hparams": self.hparams.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
+        return {**config, "remat": self.remat}
 
     @classmethod
     def from_config(cls, config):
