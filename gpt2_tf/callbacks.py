@@ -184,7 +184,8 @@ def sampler(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed: int
     """Shows a sample on stderr, and appends it to a file."""
 
     def show(now: int) -> None:
-        (sample,) = generate(model, enc, length=min(100, model.hparams.n_ctx), top_k=40, seed=seed)
+        hparams = model.hparams
+        (sample,) = generate(model, enc, length=min(100, hparams.n_ctx), top_k=min(40, hparams.n_vocab), seed=seed)
         text = f"\n--- step {now}\n{sample.text}\n"
         print(text, file=sys.stderr)
         with open(path, "a", encoding="utf-8") as file:

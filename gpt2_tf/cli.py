@@ -150,17 +150,18 @@ def train(args: argparse.Namespace) -> None:
     data = {name: given[name] for name in ("column", "field") if name in given} | {"val_files": args.val_file or ()}
     more = [train.tensorboard(args.out)] if args.tensorboard else []
     more += [] if args.wandb is None else [train.wandb(args.wandb)]
-    train.run(
-        args.files,
-        args.out,
-        init_from=args.init_from,
-        models_dir=args.models_dir,
-        vocab_size=args.vocab_size,
-        shape=shape,
-        data=data,
-        more=more,
-        **settings,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # to which Keras is to show how far it is
+        train.run(
+            args.files,
+            args.out,
+            init_from=args.init_from,
+            models_dir=args.models_dir,
+            vocab_size=args.vocab_size,
+            shape=shape,
+            data=data,
+            more=more,
+            **settings,
+        )
     print(f"gpt2-tf generate --model {args.out} writes with it", file=sys.stderr)
 
 

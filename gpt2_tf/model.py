@@ -207,6 +207,14 @@ class Block(keras.layers.Layer):
         return x + self.mlp(self.ln_2(x), seed=seed), present
 
 
+def unpacked(data: tuple) -> tuple[tf.Tensor, tf.Tensor]:
+    """Tokens and targets of what Keras hands to a step. ValueError where there are none, or weights too."""
+    tokens, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if targets is None or sample_weight is not None:
+        raise ValueError("the model's own loss takes tokens and targets, without weights: a target below 0 has none")
+    return tokens, targets
+
+
 @keras.saving.register_keras_serializable(package="gpt2_tf")
 class GPT2(keras.Model):
     """OpenAI's GPT-2. `model(tokens)` maps token ids, int [batch, seq], to logits, [batch, seq, n_vocab].
@@ -345,7 +353,7 @@ class GPT2(keras.Model):
     def train_step(self, data):
         if self.loss is not None:
             return super().train_step(data)
-        tokens, targets = data
+        tokens, targets = unpacked(data)
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
 
         def gradients(tokens, targets):
@@ -373,7 +381,7 @@ class GPT2(keras.Model):
     def test_step(self, data):
         if self.loss is not None:
             return super().test_step(data)
-        tokens, targets = data
+        tokens, targets = unpacked(data)
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
         loss = cross_entropy(self.hidden(tokens, training=False)[0], self._wte(), targets) / count
         self._loss_tracker.update_state(loss, sample_weight=count)

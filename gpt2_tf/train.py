@@ -1,6 +1,7 @@
 """Training from text files to a folder of OpenAI's files, in plain Keras; a run that was stopped goes on exactly."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import sys
@@ -316,7 +317,10 @@ def last(out: str | os.PathLike) -> int | None:
 
 
 def tensorboard(out: str | os.PathLike) -> keras.callbacks.Callback:
-    return keras.callbacks.TensorBoard(Path(out, "tensorboard"), update_freq=10)
+    """Keras's own callback, for `tensorboard --logdir OUT/tensorboard`. ImportError without the extra."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError("logging to TensorBoard needs its library: pip install 'gpt2-tf[tensorboard]'")
+    return keras.callbacks.TensorBoard(Path(out, "tensorboard"), write_graph=False)
 
 
 def wandb(project: str) -> keras.callbacks.Callback:
