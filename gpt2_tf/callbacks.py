@@ -176,7 +176,8 @@ def run_state(model: keras.Model, state: Mapping[str, tf.Variable]) -> dict[str,
     return {
         **state,
         "seeds": model.seeds.state,
-        **{f"optimizer/{i}/{variable.path}": variable for i, variable in enumerate(model.optimizer.variables)},
+        # The path would begin with the optimizer's name, which is another for each of a process.
+        **{f"optimizer/{i}/{variable.name}": variable for i, variable in enumerate(model.optimizer.variables)},
     }
 
 

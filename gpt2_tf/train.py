@@ -91,7 +91,7 @@ def adamw(
     optimizer = keras.optimizers.AdamW(
         schedule, weight_decay=weight_decay, beta_1=0.9, beta_2=0.95, epsilon=1e-8, global_clipnorm=clip_norm or None
     )
-    optimizer.exclude_from_weight_decay(var_names=["^[bg]$"])
+    optimizer.exclude_from_weight_decay(var_names=["(^|/)[bg](:0)?$"])  # Keras's names, or TensorFlow's
     return optimizer
 
 
