@@ -66,15 +66,12 @@ class Best(keras.callbacks.Callback):
     def stopped(self) -> bool:
         return self.patience is not None and int(self.state[1]) >= self.patience
 
-    def evaluated(self, val_loss: float) -> None:
+    def on_epoch_end(self, epoch, logs=None):
         least, waited, _ = self.state.numpy()
-        lower = val_loss < least
+        lower = logs["val_loss"] < least
         if lower:
             self.model.save_checkpoint(self.folder)
-        self.state.assign([val_loss if lower else least, 0 if lower else waited + 1, step(self.model)])
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.evaluated(logs["val_loss"])
+        self.state.assign([logs["val_loss"] if lower else least, 0 if lower else waited + 1, step(self.model)])
         if self.stopped:
             print(f"stopped: no lower val_loss in {self.patience} evaluations", file=sys.stderr)
             self.model.stop_training = True
@@ -108,20 +105,21 @@ class Throughput(keras.callbacks.Callback):
 class Log(keras.callbacks.Callback):
     """Appends the epoch's logs and its last step to a CSV file, and draws the losses as `loss.png` beside it.
 
-    Without matplotlib (the extra `plot`) it doesn't draw. Rows after `start`, of a run that was killed, are dropped.
+    Without matplotlib (the extra `plot`) it doesn't draw. Later rows, of a run that was resumed, are dropped.
     """
 
-    def __init__(self, path: str | os.PathLike, start: int = 0):
+    def __init__(self, path: str | os.PathLike):
         super().__init__()
         self.path = Path(path)
         self.rows = []
         if self.path.exists():
             with open(self.path, newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+                self.rows = list(csv.DictReader(file))
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {"step": step(self.model), **{name: f"{float(value):.6g}" for name, value in logs.items()}}
-        self.rows.append(row)
+        row = {"step": str(step(self.model)), **{name: f"{float(value):.6g}" for name, value in logs.items()}}
+        there = next((old for old in self.rows if old["step"] == row["step"]), {})
+        self.rows = [*(old for old in self.rows if int(old["step"]) < int(row["step"])), there | row]
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -245,6 +245,7 @@ def fit(
     state = {"best": best.state} if best else {}
     done = resumed(model, out, state)
     save = callbacks.saver(model, out, state)
+    log = callbacks.Log(out / "log.csv")
 
     def batches(ids, **kwargs) -> tf.data.Dataset:
         if settings.documents:
@@ -256,7 +257,7 @@ def fit(
         callbacks.StopAtNaN(),
         callbacks.Throughput(model.hparams, settings.window, settings.batch_size),
         *([best] if best else []),
-        callbacks.Log(out / "log.csv", done),
+        log,
         callbacks.Every(
             settings.sample_every, callbacks.sampler(model, data.encoder, out / "samples.txt", settings.seed)
         ),
@@ -273,8 +274,11 @@ def fit(
     try:
         with interrupt.kept():
             if best and done and done % settings.eval_every == 0 and done != best.step:
-                best.set_model(model)  # it was stopped between a save and the evaluation at the same step
-                best.evaluated(model.evaluate(val, verbose=0))
+                # It was stopped between a save and the evaluation at the same step.
+                logs = {"val_loss": model.evaluate(val, verbose=0)}
+                for hook in (best, log):
+                    hook.set_model(model)
+                    hook.on_epoch_end(done // settings.eval_every - 1, logs)
             stopped = best and best.stopped
             while done < settings.steps and not stopped:
                 # An epoch ends at an evaluation; the first may have begun within it.

@@ -256,15 +256,14 @@ def test_a_run_that_crashed_goes_on_exactly(text, whole, tmp_path, step):
 
 
 def test_an_evaluation_that_was_missed_is_made_up_for(text, tmp_path):
-    """Stopped between the save and the evaluation of one step, and a log row is written after it."""
+    """Stopped between the save and the evaluation at one step."""
     settings = {"eval_every": 4, "patience": 50}
     begin(text, tmp_path / "whole", **settings)
     with pytest.raises(Stopped):
         begin(text, tmp_path / "out", At(12, stop, evaluation=True), **settings)
     assert train.last(tmp_path / "out") == 12
     resume(tmp_path / "out")
-    for name in ("optimizer-20.data-00000-of-00001", "best/model.ckpt.data-00000-of-00001"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert_same_run(tmp_path / "out", tmp_path / "whole")
 
 
 def test_ctrl_c_saves_the_step(text, whole, tmp_path):
@@ -284,7 +283,7 @@ def test_rows_after_the_resumed_step_are_dropped(text, tmp_path):
     assert [row["step"] for row in rows(tmp_path / "out")] == ["5", "10", "15"]
     with pytest.raises(Stopped):
         resume(tmp_path / "out", At(15, stop, evaluation=True))
-    assert [row["step"] for row in rows(tmp_path / "out")] == ["5", "10", "15"]  # not yet written anew
+    assert [row["step"] for row in rows(tmp_path / "out")] == ["5", "10", "15"]  # 15 is not yet written anew
     resume(tmp_path / "out")
     assert [row["step"] for row in rows(tmp_path / "out")] == ["5", "10", "15", "20"]
 
@@ -319,14 +318,16 @@ import gpt2_tf
 gpt2_tf.GPT2
 from gpt2_tf import cli, train
 for line in sys.stdin:
-    seconds, *argv = line.split("\\t")
+    out, seconds, step, late, *argv = line[:-1].split("\\t")
     child = os.fork()
     if not child:
         os.dup2(2, 1)
-        os._exit(cli.main([argument.strip() for argument in argv]))
+        os._exit(cli.main(["train", "--out", out, *argv]))
     end = time.monotonic() + float(seconds)
     while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
-        time.sleep(0.002)
+        if (train.last(out) or 0) >= int(step):
+            end = min(end, time.monotonic() + float(late))
+        time.sleep(0.001)
     if not ended[0]:
         os.kill(child, signal.SIGKILL)
         ended = os.waitpid(child, 0)
@@ -335,12 +336,13 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def killed(tmp_path):
-    """Runs `gpt2-tf` with arguments in a process of its own, killed after some seconds; gives its exit status."""
-    with subprocess.Popen([sys.executable, "-c", FORKS], stdin=-1, stdout=-1, stderr=-3, text=True) as process:
+def killed():
+    """Runs `gpt2-tf train` as a process of its own, killed after some seconds, or `late` seconds after its checkpoint
+    of a step; gives the exit status."""
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdin=-1, stdout=-1, text=True) as process:
 
-        def run(seconds, *argv):
-            process.stdin.write("\t".join(map(str, [seconds, *argv])) + "\n")
+        def run(out, *argv, seconds=300.0, step=10**9, late=0.0):
+            process.stdin.write("\t".join(map(str, [out, seconds, step, late, *argv])) + "\n")
             process.stdin.flush()
             return int(process.stdout.readline())
 
@@ -351,31 +353,23 @@ def killed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_at_random_moments_goes_on_exactly(killed, text, tmp_path):
-    """At every step a checkpoint is written, so that many of the kills come while one is."""
-    settings = [*COMMAND, *flags(steps=200, eval_every=10, save_every=1, val_fraction=0.05)]
-    start = time.monotonic()
-    assert killed(600, "train", text, "--out", tmp_path / "whole", *settings) == 0
-    seconds = time.monotonic() - start
-    seed = random.randrange(10**6)
-    rng, out, statuses, steps = random.Random(seed), tmp_path / "out", [], []
-    print("seed", seed)
-    while len(statuses) < 14:
-        begun = (out / train.RUN).exists()
-        argv = ["--init-from", "resume"] if begun else [text, *settings]
-        # The first ones as it begins, too; then past the start, for a part of what remains.
-        statuses.append(
-            killed(rng.uniform(0.05 if len(statuses) < 3 else 0.4, 0.8) * seconds, "train", "--out", out, *argv)
-        )
-        steps.append(train.last(out) if (out / train.RUN).exists() else None)
-        if statuses[-1] == 0:
-            break
-        assert statuses[-1] == -signal.SIGKILL
-        if steps[-1] is not None:
+    """At every step a checkpoint is written, so that many of the kills come while one is; the first two as it begins."""
+    settings = [text, *COMMAND, *flags(steps=200, eval_every=7, save_every=1)]
+    assert killed(tmp_path / "whole", *settings) == 0
+    out, seed = tmp_path / "out", random.randrange(10**6)
+    rng = random.Random(seed)
+    kills = [{"seconds": rng.uniform(0.1, 3)} for _ in range(2)]
+    kills += [{"step": step, "late": rng.uniform(0, 0.1)} for step in sorted(rng.sample(range(1, 190), 12))]
+    reached = []
+    for kill in kills:
+        argv = ["--init-from", "resume"] if (out / train.RUN).exists() else settings
+        assert killed(out, *argv, **kill) == -signal.SIGKILL, seed
+        if (out / train.RUN).exists():
             GPT2.from_checkpoint(out)  # whole at any moment
-    if statuses[-1]:
-        assert killed(600, "train", "--out", out, "--init-from", "resume") == 0
-    print(statuses, steps)
-    assert len(set(steps)) > 3
+            reached.append(train.last(out))
+    print("seed", seed, "killed at", reached)
+    assert reached == sorted(reached) and reached[-1] < 200
+    assert killed(out, "--init-from", "resume") == 0
     assert_same_run(out, tmp_path / "whole")
 
 
