@@ -233,7 +233,7 @@ def test_openais_own_graph_loads_a_run(shared, tmp_path, text):
     settings = {"steps": 1, "window": 16, "batch_size": 1, "val_fraction": 0.0, "warmup_steps": 0}
     train.run([tmp_path / "data"], tmp_path / "out", init_from="scratch", **settings)
     model, enc = load(tmp_path / "out")
-    tokens = np.array([enc.encode(TEXT)[:20]])
+    tokens = np.array([enc.encode(TEXT * 2)[:1024]])
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         saver = tf.compat.v1.train.import_meta_graph(str(official / "model.ckpt.meta"), clear_devices=True)
         saver.restore(session, tf.train.latest_checkpoint(str(tmp_path / "out")))
@@ -353,13 +353,13 @@ def killed():
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_at_random_moments_goes_on_exactly(killed, text, tmp_path):
-    """At every step a checkpoint is written, so that many of the kills come while one is; the first two as it begins."""
+    """A checkpoint is written at every step, so that many of the kills come while one is; two as the run begins."""
     settings = [text, *COMMAND, *flags(steps=200, eval_every=7, save_every=1)]
     assert killed(tmp_path / "whole", *settings) == 0
-    out, seed = tmp_path / "out", random.randrange(10**6)
+    out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
     kills = [{"seconds": rng.uniform(0.1, 3)} for _ in range(2)]
-    kills += [{"step": step, "late": rng.uniform(0, 0.1)} for step in sorted(rng.sample(range(1, 190), 12))]
+    kills += [{"step": step, "late": rng.uniform(0, 0.1)} for step in sorted(rng.sample(range(1, 190), 8))]
     reached = []
     for kill in kills:
         argv = ["--init-from", "resume"] if (out / train.RUN).exists() else settings
