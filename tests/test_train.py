@@ -189,6 +189,7 @@ def test_the_losses_are_drawn(whole):
     assert (whole / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_best_is_kept_and_patience_ends(text, tmp_path, capsys):
     """A rate so high that the loss rises again: what is in best/ has the least val_loss of the log."""
     begin(text, tmp_path / "out", steps=400, eval_every=4, learning_rate=0.3, warmup_steps=2, patience=2)
@@ -255,6 +256,7 @@ def test_a_run_that_crashed_goes_on_exactly(text, whole, tmp_path, step):
     assert_same_run(tmp_path / "out", whole)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_missed_is_made_up_for(text, tmp_path):
     """Stopped between the save and the evaluation at one step."""
     settings = {"eval_every": 4, "patience": 50}
@@ -266,6 +268,7 @@ def test_an_evaluation_that_was_missed_is_made_up_for(text, tmp_path):
     assert_same_run(tmp_path / "out", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_step(text, whole, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         begin(text, tmp_path / "out", At(6, interrupt))
@@ -277,6 +280,7 @@ def test_ctrl_c_saves_the_step(text, whole, tmp_path):
     assert_same_run(tmp_path / "out", whole)
 
 
+@pytest.mark.slow
 def test_rows_after_the_resumed_step_are_dropped(text, tmp_path):
     with pytest.raises(Stopped):
         begin(text, tmp_path / "out", At(19, stop), save_every=12)
@@ -303,6 +307,7 @@ def test_nan_stops_with_the_step(text, tmp_path):
     assert all(np.isfinite(weight).all() for weight in GPT2.from_checkpoint(tmp_path / "out").weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [8, 20])
 def test_weights_that_are_no_numbers_are_not_saved(text, tmp_path, step):
     """Also the last."""
