@@ -9,7 +9,10 @@ version = re.search(r'^__version__ = "(.+)"$', (here / "gpt2_tf/__init__.py").re
 tokenizers = ["tokenizers>=0.20"]
 hf = ["huggingface_hub>=0.26"]
 keras_nlp = ["keras-nlp>=0.18"]
-test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp]
+plot = ["matplotlib>=3.8"]
+tensorboard = ["tensorboard>=2.18"]
+wandb = ["wandb>=0.19"]
+test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp, *plot, *tensorboard, *wandb]
 
 setup(
     name="gpt2-tf",
@@ -37,6 +40,9 @@ setup(
         "hf": hf,
         "keras-nlp": keras_nlp,
         "lm-eval": ["lm-eval>=0.4.13"],
+        "plot": plot,
+        "tensorboard": tensorboard,
+        "wandb": wandb,
         "test": test,
         "peers": ["transformers>=4.50", "torch>=2.5", "lm-eval[hf]>=0.4.13"],
     },

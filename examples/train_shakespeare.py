@@ -108,7 +108,7 @@ def train(GPT2: type, hparams: "gpt2_tf.HParams", ids: list[int], val_ids: list[
         0.0, args.steps, warmup_target=args.learning_rate, warmup_steps=args.steps // 20
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.1, beta_2=0.99, global_clipnorm=1.0)
-    optimizer.exclude_from_weight_decay(var_names=["^[bg]$"])
+    optimizer.exclude_from_weight_decay(var_names=["(^|/)[bg](:0)?$"])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
     # Compiled by XLA a step takes longer on a CPU, in bfloat16 twice as long.
     model.compile(optimizer=optimizer, loss=loss, jit_compile=False)

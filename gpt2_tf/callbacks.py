@@ -49,22 +49,30 @@ class StopAtNaN(keras.callbacks.Callback):
 class Best(keras.callbacks.Callback):
     """Keeps the model of the least `val_loss` in `folder`, and stops after `patience` evaluations without a lower one.
 
-    `state` is what a run that goes on must know.
+    `state`, float64 [3], is what a run that goes on must know: the least, the evaluations since, and the step of the
+    last. It is one variable, so that a Ctrl-C finds all of it changed or none.
     """
 
     def __init__(self, folder: str | os.PathLike, patience: int | None = None):
         super().__init__()
         self.folder, self.patience = folder, patience
-        self.state = {"best": tf.Variable(np.inf, dtype=tf.float64), "waited": tf.Variable(0, dtype=tf.int64)}
+        self.state = tf.Variable([np.inf, 0, 0], dtype=tf.float64)
+
+    @property
+    def step(self) -> int:
+        return int(self.state[2])
+
+    @property
+    def stopped(self) -> bool:
+        return self.patience is not None and int(self.state[1]) >= self.patience
 
     def on_epoch_end(self, epoch, logs=None):
-        if logs["val_loss"] < self.state["best"]:
-            self.state["best"].assign(logs["val_loss"])
-            self.state["waited"].assign(0)
+        least, waited, _ = self.state.numpy()
+        lower = logs["val_loss"] < least
+        if lower:
             self.model.save_checkpoint(self.folder)
-        else:
-            self.state["waited"].assign_add(1)
-        if self.patience is not None and self.state["waited"] >= self.patience:
+        self.state.assign([logs["val_loss"] if lower else least, 0 if lower else waited + 1, step(self.model)])
+        if self.stopped:
             print(f"stopped: no lower val_loss in {self.patience} evaluations", file=sys.stderr)
             self.model.stop_training = True
 
@@ -97,20 +105,21 @@ class Throughput(keras.callbacks.Callback):
 class Log(keras.callbacks.Callback):
     """Appends the epoch's logs and its last step to a CSV file, and draws the losses as `loss.png` beside it.
 
-    Without matplotlib (the extra `plot`) it doesn't draw. Rows after `start`, of a run that was killed, are dropped.
+    Without matplotlib (the extra `plot`) it doesn't draw. Later rows, of a run that was resumed, are dropped.
     """
 
-    def __init__(self, path: str | os.PathLike, start: int = 0):
+    def __init__(self, path: str | os.PathLike):
         super().__init__()
         self.path = Path(path)
         self.rows = []
         if self.path.exists():
             with open(self.path, newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= start]
+                self.rows = list(csv.DictReader(file))
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {"step": step(self.model), **{name: f"{float(value):.6g}" for name, value in logs.items()}}
-        self.rows.append(row)
+        row = {"step": str(step(self.model)), **{name: f"{float(value):.6g}" for name, value in logs.items()}}
+        there = next((old for old in self.rows if old["step"] == row["step"]), {})
+        self.rows = [*(old for old in self.rows if int(old["step"]) < int(row["step"])), there | row]
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -145,9 +154,15 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def saver(model: keras.Model, folder: str | os.PathLike, state: Mapping[str, tf.Variable]) -> Callable[[int], None]:
-    """Saves the model, and apart from it what a run that goes on must know: `state`, the optimizer's, the seeds'."""
+    """Saves the model, and apart from it what a run that goes on must know: `state`, the optimizer's, the seeds'.
+
+    Raises ValueError, and saves nothing, where a weight is no number.
+    """
 
     def save(now: int) -> None:
+        for name, weight in model.named_weights().items():
+            if not np.isfinite(weight).all():
+                raise ValueError(f"{name} holds what is no number after step {now}; the last checkpoint is from before")
         checkpoint.save(folder, model.named_weights(), step=now, state=run_state(model, state))
         checkpoint.remove_others(folder, now)
 
@@ -159,7 +174,8 @@ def run_state(model: keras.Model, state: Mapping[str, tf.Variable]) -> dict[str,
     return {
         **state,
         "seeds": model.seeds.state,
-        **{f"optimizer/{i}/{variable.path}": variable for i, variable in enumerate(model.optimizer.variables)},
+        # The path would begin with the optimizer's name, which is another for each of a process.
+        **{f"optimizer/{i}/{variable.name}": variable for i, variable in enumerate(model.optimizer.variables)},
     }
 
 
@@ -167,7 +183,8 @@ def sampler(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed: int
     """Shows a sample on stderr, and appends it to a file."""
 
     def show(now: int) -> None:
-        (sample,) = generate(model, enc, length=min(100, model.hparams.n_ctx), top_k=40, seed=seed)
+        hparams = model.hparams
+        (sample,) = generate(model, enc, length=min(100, hparams.n_ctx), top_k=min(40, hparams.n_vocab), seed=seed)
         text = f"\n--- step {now}\n{sample.text}\n"
         print(text, file=sys.stderr)
         with open(path, "a", encoding="utf-8") as file:

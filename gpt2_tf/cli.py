@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         resumes = args.run is download or (args.run is generate and args.out)
         again = "; run it again and it resumes" if resumes else ""
+        if args.run is train and Path(args.out, "train.json").exists():
+            again = f"; `gpt2-tf train --out {shlex.quote(args.out)} --init-from resume` goes on"
         print(f"gpt2-tf: interrupted{again}", file=sys.stderr)
         return 130
     except Exception as error:
@@ -147,17 +150,18 @@ def train(args: argparse.Namespace) -> None:
     data = {name: given[name] for name in ("column", "field") if name in given} | {"val_files": args.val_file or ()}
     more = [train.tensorboard(args.out)] if args.tensorboard else []
     more += [] if args.wandb is None else [train.wandb(args.wandb)]
-    train.run(
-        args.files,
-        args.out,
-        init_from=args.init_from,
-        models_dir=args.models_dir,
-        vocab_size=args.vocab_size,
-        shape=shape,
-        data=data,
-        more=more,
-        **settings,
-    )
+    with contextlib.redirect_stdout(sys.stderr):  # to which Keras is to show how far it is
+        train.run(
+            args.files,
+            args.out,
+            init_from=args.init_from,
+            models_dir=args.models_dir,
+            vocab_size=args.vocab_size,
+            shape=shape,
+            data=data,
+            more=more,
+            **settings,
+        )
     print(f"gpt2-tf generate --model {args.out} writes with it", file=sys.stderr)
 
 
@@ -327,7 +331,6 @@ def _parser() -> argparse.ArgumentParser:
     validation.add_argument(
         "--val-fraction",
         type=_typed(number(float, 0, 1)),
-        default=0.1,
         help="share of the end to validate on (default: 0.1)",
     )
     validation.add_argument("--val-file", action="append", metavar="FILE", help="texts to validate on; once for each")

@@ -240,6 +240,14 @@ class Block(keras.layers.Layer):
         return x + self.mlp(self.ln_2(x), seed=seed), present
 
 
+def unpacked(data: tuple) -> tuple[tf.Tensor, tf.Tensor]:
+    """Tokens and targets of what Keras hands to a step. ValueError where there are none, or weights too."""
+    tokens, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if targets is None or sample_weight is not None:
+        raise ValueError("the model's own loss takes tokens and targets, without weights: a target below 0 has none")
+    return tokens, targets
+
+
 @keras.saving.register_keras_serializable(package="gpt2_tf")
 class GPT2(keras.Model):
     """OpenAI's GPT-2. `model(tokens)` maps token ids, int [batch, seq], to logits, [batch, seq, n_vocab].
@@ -367,10 +375,18 @@ class GPT2(keras.Model):
         self.grad_accumulation = grad_accumulation
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
 
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        return config and {**config, "grad_accumulation": self.grad_accumulation}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def train_step(self, data):
         if self.loss is not None:
             return super().train_step(data)
-        tokens, targets = data
+        tokens, targets = unpacked(data)
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
 
         def gradients(tokens, targets):
@@ -398,7 +414,7 @@ class GPT2(keras.Model):
     def test_step(self, data):
         if self.loss is not None:
             return super().test_step(data)
-        tokens, targets = data
+        tokens, targets = unpacked(data)
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
         loss = cross_entropy(self.hidden(tokens, training=False)[0], self._wte(), targets) / count
         self._loss_tracker.update_state(loss, sample_weight=count)
@@ -434,7 +450,8 @@ class GPT2(keras.Model):
         return {f"model{variable.path.removeprefix(self.path)}": variable for variable in self.weights}
 
     def get_config(self):
-        return {"hparams": self.hparams.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
+        config = {"hparams": self.hparams.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
+        return {**config, "remat": self.remat}
 
     @classmethod
     def from_config(cls, config):

@@ -1,6 +1,7 @@
 """Training from text files to a folder of OpenAI's files, in plain Keras; a run that was stopped goes on exactly."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ from gpt2_tf.hparams import HParams
 from gpt2_tf.model import GPT2
 
 SCRATCH, RESUME = "scratch", "resume"
-RUN = "train.json"
+RUN, DATA = "train.json", "data"  # in a run's folder
 N_CTX = 1024
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -90,7 +91,7 @@ def adamw(
     optimizer = keras.optimizers.AdamW(
         schedule, weight_decay=weight_decay, beta_1=0.9, beta_2=0.95, epsilon=1e-8, global_clipnorm=clip_norm or None
     )
-    optimizer.exclude_from_weight_decay(var_names=["^[bg]$"])
+    optimizer.exclude_from_weight_decay(var_names=["(^|/)[bg](:0)?$"])  # Keras's names, or TensorFlow's
     return optimizer
 
 
@@ -117,30 +118,46 @@ def run(
         settings: those of `Settings`.
     """
     out = Path(out)
+    if init_from != SCRATCH and (vocab_size is not None or shape):
+        names = ", ".join([*(["vocab_size"] if vocab_size is not None else []), *(shape or {})])
+        raise ValueError(f"only new weights have a choice of {names}; give --init-from scratch, or leave that out")
     if init_from == RESUME:
-        settings, place = _read_run(out)
+        settings, place = _read_run(out, settings)
         prepared = prepare.load(place, Encoder.from_folder(out), val_fraction=settings.val_fraction)
     else:
-        if (out / RUN).exists():
-            raise FileExistsError(f"{out} holds a run; `--init-from resume` goes on with it, or give another --out")
+        _check_new(files, out)
         model, vocabulary = None, vocab_size
-        if init_from != SCRATCH:
+        if init_from == SCRATCH:
+            hparams = HParams.from_dict(HParams.from_size("124M").to_dict() | dict(shape or {}))
+        else:
             model, vocabulary = folder.load(init_from, models_dir)
-        n_ctx = model.hparams.n_ctx if model else (shape or {}).get("n_ctx", N_CTX)
-        settings = Settings(**_defaults(model is None, n_ctx, settings), **settings)
-        if settings.window > n_ctx:
-            raise ValueError(f"window is {settings.window}, but the model reads at most n_ctx {n_ctx} tokens")
-        place, prepared = _prepared(files, out / "data", vocabulary, settings.val_fraction, data or {})
+            hparams = model.hparams
+        settings = Settings(**_defaults(model is None, hparams.n_ctx, settings), **settings)
+        if settings.window > hparams.n_ctx:
+            raise ValueError(f"window is {settings.window}, but the model reads at most n_ctx {hparams.n_ctx} tokens")
+        place, prepared = _prepared(files, out / DATA, vocabulary, settings.val_fraction, data or {})
+        for ids, use in ((prepared.train, "train on"), (prepared.val, "validate on; --val-fraction 0 leaves that out")):
+            if ids is not None and len(ids) < 2:
+                raise ValueError(f"there is {len(ids)} token to {use}, but at least 2 are needed")
         keras.utils.set_random_seed(settings.seed)
         if model is None:
-            sizes = HParams.from_size("124M").to_dict() | dict(shape or {}) | {"n_vocab": prepared.encoder.n_vocab}
-            model = GPT2(HParams.from_dict(sizes))
+            model = GPT2(dataclasses.replace(hparams, n_vocab=prepared.encoder.n_vocab))
         _begin(out, model, prepared.encoder, settings, place)
         del model
     model = GPT2.from_checkpoint(
         out, dropout=settings.dropout, remat=settings.remat, dtype=POLICIES[settings.precision]
     )
     fit(model, prepared, out, settings, more)
+
+
+def _check_new(files: Sequence[str | os.PathLike], out: Path) -> None:
+    """Raises where a run can't begin: what is in `out` would be lost, or there is nothing to train on."""
+    if (out / RUN).exists():
+        raise FileExistsError(f"{out} holds a run; `--init-from resume` goes on with it, or give another --out")
+    if (out / "checkpoint").exists() and last(out) != 0:  # a run that was killed as it began has left step 0
+        raise FileExistsError(f"{out} holds a model, which would be lost; give another --out")
+    if not files:
+        raise ValueError("there are no FILES to train on")
 
 
 def _defaults(scratch: bool, n_ctx: int, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,15 +178,13 @@ def _prepared(
     data: Mapping[str, Any],
 ) -> tuple[Path, prepare.Prepared]:
     """Where the files' ids are, and the ids: in `out`, or where they were prepared before."""
-    if not files:
-        raise ValueError("there are no FILES to train on")
     if prepare.is_prepared(files):
         encoder = vocabulary if isinstance(vocabulary, Encoder) else None
         return Path(files[0]).resolve(), prepare.load(files[0], encoder, val_fraction=val_fraction)
     if vocabulary is None:
         raise ValueError("new weights need a vocabulary: give --vocab-size N or chars, or a folder that is prepared")
     share = 0.0 if data.get("val_files") else val_fraction
-    return out.resolve(), prepare.prepare(files, out, vocabulary, val_fraction=share, **data)
+    return out, prepare.prepare(files, out, vocabulary, val_fraction=share, **data)
 
 
 def _begin(out: Path, model: GPT2, encoder: Encoder, settings: Settings, data: Path) -> None:
@@ -179,18 +194,27 @@ def _begin(out: Path, model: GPT2, encoder: Encoder, settings: Settings, data: P
         encoder.save(place)
     model.save_checkpoint(out, step=0)
     part = out / f"{RUN}.part"
-    part.write_text(json.dumps({"data": str(data), **dataclasses.asdict(settings)}, indent=2))
+    place = DATA if data == out / DATA else str(data)  # so that the whole folder can be moved
+    part.write_text(json.dumps({"data": place, **dataclasses.asdict(settings)}, indent=2))
     os.replace(part, out / RUN)
 
 
-def _read_run(out: Path) -> tuple[Settings, Path]:
+def _read_run(out: Path, given: Mapping[str, Any]) -> tuple[Settings, Path]:
+    """The settings of the run in `out`, and where its data are. ValueError where others are given."""
     try:
         values = json.loads((out / RUN).read_text())
-        return Settings(**{name: values[name] for name in SETTINGS}), Path(values["data"])
+        settings, data = Settings(**{name: values[name] for name in SETTINGS}), out / values["data"]
     except FileNotFoundError:
         raise FileNotFoundError(f"{out} holds no run to go on with: {out / RUN} is missing") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{out / RUN} is damaged: {error!r}; it holds the settings of the run") from None
+    for name, value in given.items():
+        if value != getattr(settings, name):
+            raise ValueError(
+                f"{name} is {value}, but {getattr(settings, name)} in the run in {out}, which goes on as it began; "
+                "leave it out, or begin another with --init-from"
+            )
+    return settings, data
 
 
 def fit(
@@ -217,10 +241,11 @@ def fit(
     model.compile(optimizer, grad_accumulation=settings.grad_accumulation)
     model.optimizer.build(model.trainable_variables)
     model.seeds.state.assign([settings.seed, 0])
-    best = callbacks.Best(out / "best", settings.patience) if data.val is not None else None
-    state = best.state if best else {}
+    best = None if data.val is None else callbacks.Best(out / "best", settings.patience)
+    state = {"best": best.state} if best else {}
     done = resumed(model, out, state)
     save = callbacks.saver(model, out, state)
+    log = callbacks.Log(out / "log.csv")
 
     def batches(ids, **kwargs) -> tf.data.Dataset:
         if settings.documents:
@@ -232,22 +257,33 @@ def fit(
         callbacks.StopAtNaN(),
         callbacks.Throughput(model.hparams, settings.window, settings.batch_size),
         *([best] if best else []),
-        callbacks.Log(out / "log.csv", done),
+        log,
         callbacks.Every(
             settings.sample_every, callbacks.sampler(model, data.encoder, out / "samples.txt", settings.seed)
         ),
         *more,
         callbacks.Every(settings.save_every, save),
     ]
+
+    def save_last() -> None:
+        if last(out) != (now := callbacks.step(model)):  # one that is there would, on its way, not be whole
+            save(now)
+
     train = batches(data.train, seed=settings.seed, start=done)
     val = None if data.val is None else batches(data.val)
     try:
         with interrupt.kept():
-            while done < settings.steps and not model.stop_training:
+            if best and done and done % settings.eval_every == 0 and done != best.step:
+                # It was stopped between a save and the evaluation at the same step.
+                logs = {"val_loss": model.evaluate(val, verbose=0)}
+                for hook in (best, log):
+                    hook.set_model(model)
+                    hook.on_epoch_end(done // settings.eval_every - 1, logs)
+            stopped = best and best.stopped
+            while done < settings.steps and not stopped:
                 # An epoch ends at an evaluation; the first may have begun within it.
-                first = settings.eval_every - done % settings.eval_every
-                whole = max(1, (settings.steps - done) // settings.eval_every) if first == settings.eval_every else 1
-                length = min(first, settings.steps - done)
+                length = min(settings.eval_every - done % settings.eval_every, settings.steps - done)
+                whole = (settings.steps - done) // length if length == settings.eval_every else 1
                 epoch = done // settings.eval_every
                 model.fit(
                     train,
@@ -259,13 +295,12 @@ def fit(
                     shuffle=False,
                     verbose=1 if sys.stderr.isatty() else 2,
                 )
-                done = callbacks.step(model)
+                done, stopped = callbacks.step(model), model.stop_training
                 train = batches(data.train, seed=settings.seed, start=done)
     except KeyboardInterrupt:
-        save(callbacks.step(model))
+        save_last()
         raise
-    if last(out) != (now := callbacks.step(model)):
-        save(now)
+    save_last()
 
 
 def resumed(model: GPT2, out: Path, state: dict[str, tf.Variable]) -> int:
@@ -286,7 +321,10 @@ def last(out: str | os.PathLike) -> int | None:
 
 
 def tensorboard(out: str | os.PathLike) -> keras.callbacks.Callback:
-    return keras.callbacks.TensorBoard(Path(out, "tensorboard"), update_freq=10)
+    """Keras's own callback, for `tensorboard --logdir OUT/tensorboard`. ImportError without the extra."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError("logging to TensorBoard needs its library: pip install 'gpt2-tf[tensorboard]'")
+    return keras.callbacks.TensorBoard(Path(out, "tensorboard"), write_graph=False)
 
 
 def wandb(project: str) -> keras.callbacks.Callback:

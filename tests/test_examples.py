@@ -138,6 +138,23 @@ def test_train_a_model_and_load_it(tmp_path):
     assert losses.mean() < np.log(300) - 0.5
 
 
+@pytest.mark.slow
+def test_finetune_a_model_and_load_it(tiny_folder, tmp_path):
+    assert len((EXAMPLES / "finetune.py").read_text("utf-8").splitlines()) < 40
+    (tmp_path / "text.txt").write_text("The quick brown fox didn't sleep.\n" * 50)
+    flags = [tmp_path / "text.txt", tmp_path / "out", "--model", tiny_folder, "--steps", "50", "--window", "16"]
+    command = [sys.executable, EXAMPLES / "finetune.py", *flags]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    (before, enc), (after, same) = load(tiny_folder), load(tmp_path / "out")
+    tokens = np.array([enc.encode("The quick brown fox didn't sleep.")])
+    assert same.encode("The quick brown fox didn't sleep.") == tokens[0].tolist()
+    for model in (before, after):
+        model.compile()
+    losses = [model.evaluate(tokens[:, :-1], tokens[:, 1:], verbose=0) for model in (before, after)]
+    assert losses[1] < losses[0] - 0.01
+
+
 @pytest.mark.parametrize("script", [UNCONDITIONAL, INTERACTIVE])
 def test_a_script_prints_no_noise_of_tensorflows(script, tiny_folder):
     flags = ["--model_name", tiny_folder, "--length", "4", "--nsamples", "1"]

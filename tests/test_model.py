@@ -1,5 +1,7 @@
 """The model against the NumPy float64 reference, on small random models."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import reference
 import tensorflow as tf
 
 from gpt2_tf import GPT2, HParams, sample_sequence
+from gpt2_tf.model import Block, attention_mask, dropout
 
 HPARAMS = HParams(n_vocab=311, n_ctx=48, n_embd=60, n_head=5, n_layer=3)
 # float32 against float64 on logits of about 1: 1e-5 is a hundred roundings.
@@ -162,21 +165,54 @@ def test_float64_is_the_reference(tokens):
     np.testing.assert_allclose(model(tokens), expected(model, tokens)[0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("place", ["dropout", "attn_dropout", "resid_dropout", "mlp"])
+@pytest.mark.parametrize("place", ["embedding", "scores", "attention", "mlp"])
 def test_each_dropout_works_in_training_alone(tokens, place):
-    model = GPT2(HParams(n_vocab=311, n_ctx=48, n_embd=60, n_head=5, n_layer=2, dropout=0.5), w_init_stdev=0.2)
-    block = model.h[1]
-    layers = {
-        "dropout": model.dropout,
-        "attn_dropout": block.attn.attn_dropout,
-        "resid_dropout": block.attn.resid_dropout,
-        "mlp": block.mlp.dropout,
-    }
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Dropout) and layer is not layers[place]:
-            layer.rate = 0
+    model = GPT2(dataclasses.replace(HPARAMS, dropout=0.5), w_init_stdev=0.2)
+    rates = [model, *(block.attn for block in model.h), *(block.mlp for block in model.h)]
+    for layer in rates[1:]:
+        layer.dropout = 0
+    if place != "embedding":
+        model.hparams = dataclasses.replace(HPARAMS, dropout=1e-9)  # drops nothing, but draws a seed
+    if place == "mlp":
+        model.h[1].mlp.dropout = 0.5
+    elif place != "embedding":
+        # Either of the attention's two: the projection's zeros show in what it gives.
+        model.h[1].attn.dropout = 0.5
+        x = tf.random.stateless_normal([4, 48, 60], [1, 2])
+        out, _ = model.h[1].attn(x, attention_mask(48, 48), seed=tf.constant([3, 4]))
+        share = np.mean(out.numpy() == 0)
+        assert share == pytest.approx(0.5, abs=0.03)  # of 11,520 values; 0.03 is six deviations
+        kept, _ = model.h[1].attn(x, attention_mask(48, 48))
+        alone = np.where(out.numpy() == 0, 0, 2 * kept)
+        assert np.abs(out - alone).max() > 0.01  # so the scores were dropped too
     assert np.abs(model(tokens, training=True) - model(tokens)).max() > 0.01
     np.testing.assert_array_equal(model(tokens, training=False), model(tokens))
+
+
+def test_dropout_keeps_the_mean_and_is_a_function_of_seed_and_site():
+    x, seed = tf.ones([100, 1000]), tf.constant([5, 6])
+    dropped = dropout(x, 0.2, seed, 3).numpy()
+    assert set(np.unique(dropped)) == {0, np.float32(1.25)}
+    assert dropped.mean() == pytest.approx(1, abs=0.01)  # the deviation of the mean is 0.0016
+    np.testing.assert_array_equal(dropout(x, 0.2, seed, 3), dropped)
+    for other in (dropout(x, 0.2, seed, 4), dropout(x, 0.2, seed + 1, 3)):
+        assert np.mean(other.numpy() == dropped) == pytest.approx(0.68, abs=0.02)  # 0.8 * 0.8 + 0.2 * 0.2
+    assert dropout(x, 0.2, None, 3) is x and dropout(x, 0, seed, 3) is x
+
+
+def test_blocks_and_steps_drop_differently(tokens, monkeypatch):
+    model = GPT2(dataclasses.replace(HPARAMS, dropout=0.5), w_init_stdev=0.2)
+    seeds = []
+    call = Block.call
+
+    def noted(block, *args, seed, **kwargs):
+        seeds.append(tuple(seed.numpy()))
+        return call(block, *args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(Block, "call", noted)
+    model(tokens, training=True)
+    model(tokens, training=True)
+    assert len(set(seeds)) == len(seeds) == 6
 
 
 def test_fit_learns_and_dropout_is_of_training_alone():
@@ -193,6 +229,125 @@ def test_fit_learns_and_dropout_is_of_training_alone():
     assert history.history["loss"][-1] < 0.5
     np.testing.assert_array_equal(model(rows[:, :-1]), model(rows[:, :-1], training=False))
     assert not np.array_equal(model(rows[:, :-1], training=True), model(rows[:, :-1]))
+
+
+@pytest.fixture(scope="module")
+def batch(tokens):
+    """Rows of 48, 40, 3 and 10 targets, and padding."""
+    targets = np.roll(tokens, -1, axis=1)
+    for row, length in enumerate((48, 40, 3, 10)):
+        targets[row, length:] = -1
+    return tokens, targets
+
+
+def stepped(batch, dtype=None, dropout=0.0, remat=False, n_layer=1, **settings):
+    """The loss of one step by a plain SGD, and by how much each weight has changed: minus the gradient."""
+    model = random_model(dataclasses.replace(HPARAMS, dropout=dropout, n_layer=n_layer), dtype=dtype, remat=remat)
+    model.seeds.state.assign([7, 0])
+    before = weights(model)
+    model.compile(keras.optimizers.SGD(1.0), **settings)
+    loss = model.train_on_batch(*batch)
+    return loss, {name: value - before[name] for name, value in weights(model).items()}
+
+
+def assert_same_step(one, other, rtol=1e-5):
+    """Each gradient's difference as a share of its size; 1e-5 are float32 sums in another order, of weights of 1."""
+    assert one[0] == pytest.approx(other[0], rel=rtol)
+    for name, change in one[1].items():
+        assert np.linalg.norm(change - other[1][name]) <= rtol * np.linalg.norm(change), name
+
+
+def test_the_models_own_loss_is_keras_loss(batch):
+    keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    model = random_model()
+    model.compile()
+    own = model.evaluate(*batch, batch_size=4, verbose=0)
+    assert own == pytest.approx(float(keras_loss(batch[1], model(batch[0]))), rel=1e-6)
+    # Over batches of unequal padding too, each target counts once.
+    assert model.evaluate(*batch, batch_size=2, verbose=0) == pytest.approx(own, rel=1e-6)
+    model.compile(loss=keras_loss)
+    assert model.evaluate(*batch, batch_size=4, verbose=0) == pytest.approx(own, rel=1e-6)
+
+
+def test_a_step_on_the_own_loss_is_one_on_keras_loss(tokens):
+    batch = tokens, np.roll(tokens, -1, axis=1)
+    keras_loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert_same_step(stepped(batch), stepped(batch, loss=keras_loss), 3e-5)
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_accumulation_is_the_large_batch(batch, n):
+    """Its parts are of unequal padding. 1e-5: float32 sums in another order."""
+    assert_same_step(stepped(batch), stepped(batch, grad_accumulation=n))
+
+
+@pytest.mark.parametrize("rate", [0, 0.3])
+@pytest.mark.parametrize("n", [1, 2])
+def test_remat_changes_nothing(batch, rate, n):
+    one, other = (stepped(batch, dropout=rate, remat=remat, grad_accumulation=n) for remat in (False, True))
+    assert_same_step(one, other)
+
+
+def test_remat_keeps_no_blocks_activations(tokens, monkeypatch):
+    """Each block is called twice in a step: on the way there, and for its gradient."""
+    calls = []
+    call = Block.call
+
+    def noted(block, *args, **kwargs):
+        calls.append(block.name)
+        return call(block, *args, **kwargs)
+
+    monkeypatch.setattr(Block, "call", noted)
+    model = random_model(remat=True)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(tokens, training=True))
+    tape.gradient(loss, model.trainable_variables)
+    assert calls == ["h0", "h1", "h2", "h2", "h1", "h0"]
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("settings", [{}, {"grad_accumulation": 2}, {"remat": True}], ids=str)
+def test_mixed_precision_trains(batch, dtype, settings):
+    """bfloat16 has 8 bits, float16 11: shares of a gradient's size that they are off by."""
+    rtol = 0.05 if dtype == "mixed_bfloat16" else 0.01
+    assert_same_step(stepped(batch), stepped(batch, dtype=dtype, **settings), rtol)
+
+
+def test_float16_scales_its_loss_and_skips_what_overflows(batch):
+    model = random_model(dtype="mixed_float16")
+    model.compile(keras.optimizers.SGD(0.1))
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.dynamic_scale.assign(2.0**100)
+    before = model.wte.numpy()
+    model.train_on_batch(*batch)
+    assert float(model.optimizer.dynamic_scale) == 2.0**99 and int(model.optimizer.iterations) == 0
+    np.testing.assert_array_equal(model.wte, before)
+    model.optimizer.dynamic_scale.assign(2.0**10)
+    model.train_on_batch(*batch)
+    assert int(model.optimizer.iterations) == 1 and np.abs(model.wte - before).max() > 0
+
+
+@pytest.mark.parametrize("arguments", [{"y": None}, {"sample_weight": np.ones([4, 48])}])
+def test_the_own_loss_takes_tokens_and_targets_alone(batch, arguments):
+    model = random_model()
+    model.compile()
+    for method in (model.train_on_batch, model.test_on_batch):
+        with pytest.raises(ValueError, match="takes tokens and targets, without weights"):
+            method(**{"x": batch[0], "y": batch[1], **arguments})
+
+
+def test_keras_saving_keeps_how_it_was_compiled(batch, tmp_path):
+    """So that training goes on: the same step from the loaded as from the saved."""
+    model = random_model(dataclasses.replace(HPARAMS, n_layer=1), remat=True)
+    model.compile(keras.optimizers.AdamW(1e-2), grad_accumulation=2)
+    model.train_on_batch(*batch)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.remat and loaded.grad_accumulation == 2
+    assert model.train_on_batch(*batch) == loaded.train_on_batch(*batch)
+    for one, other in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_gradients_reach_every_weight(model, tokens):

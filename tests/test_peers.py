@@ -1,15 +1,19 @@
-"""The same random weights in other implementations give the same logits, and the same beams.
+"""The same random weights in other implementations give the same logits, gradients and beams, and train alike.
 
 2e-5: float32 in another order, on logits of about 3.
 """
 
+import copy
+import math
 import warnings
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from random_model import random_model
 
-from gpt2_tf import HParams, stops
+from gpt2_tf import GPT2, HParams, stops, train
 from gpt2_tf.beam import find
 
 HPARAMS = HParams(n_vocab=300, n_ctx=40, n_embd=48, n_head=4, n_layer=3)
@@ -30,6 +34,15 @@ def tokens():
     return np.random.default_rng(1).integers(0, HPARAMS.n_vocab, [2, HPARAMS.n_ctx])
 
 
+def transformers_name(name):
+    """Of a weight of OpenAI's name, without its "model/"."""
+    kinds = {"g": "weight", "b": "bias", "w": "weight", "wte": "wte.weight", "wpe": "wpe.weight"}
+    *scopes, kind = name.split("/")
+    if scopes and scopes[0] != "ln_f":
+        scopes[0] = f"h.{scopes[0][1:]}"
+    return ".".join(["transformer", *scopes, kinds[kind]])
+
+
 @pytest.fixture(scope="module")
 def transformers_peer(weights):
     """transformers' model with the same weights."""
@@ -43,14 +56,9 @@ def transformers_peer(weights):
         n_layer=HPARAMS.n_layer,
     )
     peer = transformers.GPT2LMHeadModel(config).eval()
-    kinds = {"g": "weight", "b": "bias", "w": "weight", "wte": "wte.weight", "wpe": "wpe.weight"}
     state = {}
     for name, value in weights.items():
-        *scopes, kind = name.split("/")
-        if scopes and scopes[0] != "ln_f":
-            scopes[0] = f"h.{scopes[0][1:]}"
-        key = ".".join(["transformer", *scopes, kinds[kind]])
-        state[key] = torch.tensor(value[0] if kind == "w" else value)  # OpenAI's w is [1, nx, nf]
+        state[transformers_name(name)] = torch.tensor(value[0] if name.endswith("/w") else value)  # [1, nx, nf]
     state["lm_head.weight"] = state["transformer.wte.weight"]
     peer.load_state_dict(state)
     return peer
@@ -63,6 +71,90 @@ def test_transformers_agrees(model, transformers_peer, tokens):
     with torch.no_grad():
         logits = transformers_peer(torch.tensor(tokens)).logits.numpy()
     np.testing.assert_allclose(model(tokens), logits, rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow  # for the import of PyTorch
+@pytest.mark.parametrize("settings", [{}, {"grad_accumulation": 2}, {"remat": True}], ids=str)
+def test_transformers_loss_and_gradients_agree(model, transformers_peer, tokens, settings):
+    """1e-5 of each gradient's size: float32 in another order. Some of the targets are padding."""
+    import torch
+
+    targets = tokens.copy()
+    targets[1, 25:] = -1
+    labels = torch.tensor(np.where(targets < 0, -100, targets))
+    transformers_peer.zero_grad()
+    # Its loss is of the logits before each label.
+    logits = transformers_peer(torch.tensor(tokens[:, :-1])).logits
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+    loss.backward()
+    peers = {name: parameter.grad.numpy() for name, parameter in transformers_peer.named_parameters()}
+
+    ours = GPT2(HPARAMS, w_init_stdev=None, remat=settings.get("remat", False))
+    for one, other in zip(ours.weights, model.weights, strict=True):
+        one.assign(other)
+    ours.compile(Kept(), grad_accumulation=settings.get("grad_accumulation", 1))
+    assert ours.train_on_batch(tokens[:, :-1], targets[:, 1:]) == pytest.approx(loss.item(), rel=1e-5)
+    for weight, gradient in zip(ours.weights, ours.optimizer.kept, strict=True):
+        name = weight.path.removeprefix("model/")
+        peer = peers[transformers_name(name)]
+        gradient = gradient.numpy()[0] if name.endswith("/w") else gradient.numpy()
+        assert np.linalg.norm(gradient - peer) <= 1e-5 * np.linalg.norm(peer), name
+
+
+class Kept(keras.optimizers.Optimizer):
+    """Keeps the gradients, and changes nothing."""
+
+    def __init__(self):
+        super().__init__(learning_rate=1.0)
+
+    def build(self, variables):
+        super().build(variables)
+        self.kept = [tf.Variable(tf.zeros(variable.shape)) for variable in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        self.kept[self._get_variable_index(variable)].assign(gradient)
+
+
+@pytest.mark.slow  # for the import of PyTorch
+def test_ten_steps_of_pytorchs_adamw_agree(model, transformers_peer):
+    """With clipping that clips, decay of matrices alone, and the schedule; the losses to 1e-4."""
+    import torch
+
+    peer = copy.deepcopy(transformers_peer)
+    ours = GPT2(HPARAMS, w_init_stdev=None)
+    for one, other in zip(ours.weights, model.weights, strict=True):
+        one.assign(other)
+    steps, warmup, rate, clip_norm = 10, 3, 1e-2, 0.5
+    ours.compile(train.adamw(rate, steps, warmup_steps=warmup, weight_decay=0.3, clip_norm=clip_norm))
+    parameters = dict(peer.named_parameters())
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim == 2]
+    others = [parameter for parameter in parameters.values() if parameter.ndim == 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.3}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
+    )
+    rng = np.random.default_rng(3)
+    batch = rng.integers(0, HPARAMS.n_vocab, [4, 33])  # the same again and again, so that it is learned
+    losses = []
+    for step in range(steps):
+        share = (step - warmup) / (steps - warmup)
+        now = rate * (step / warmup if step < warmup else 0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+        for group in optimizer.param_groups:
+            group["lr"] = now
+        logits = peer(torch.tensor(batch[:, :-1])).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.tensor(batch[:, 1:]).flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(peer.parameters(), clip_norm) > clip_norm
+        optimizer.step()
+        ours.reset_metrics()
+        losses.append((ours.train_on_batch(batch[:, :-1], batch[:, 1:]), loss.item()))
+    np.testing.assert_allclose(*zip(*losses, strict=True), rtol=0, atol=1e-4)
+    assert losses[-1][0] < losses[0][0] - 0.5
+    for weight in ours.weights:
+        name = weight.path.removeprefix("model/")
+        ours_now = weight.numpy()[0] if name.endswith("/w") else weight.numpy()
+        # Adam makes a step of a gradient's sign, so of one near 0 a rounding does: the least rate of some steps.
+        np.testing.assert_allclose(ours_now, parameters[transformers_name(name)].detach(), rtol=0, atol=2e-3)
 
 
 @pytest.mark.slow  # for the import of PyTorch

@@ -1,0 +1,525 @@
+"""Runs of `gpt2-tf train`: their optimizer, what they leave, and that one that was stopped goes on exactly."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gpt2_tf import GPT2, HParams, checkpoint, load, train
+from gpt2_tf.cli import main
+
+TEXT = "".join(f"{i} times {i % 7} is {i * (i % 7)}, said the fox.\n" for i in range(100))
+SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 16}
+SETTINGS = {
+    **{"steps": 20, "batch_size": 4, "warmup_steps": 3, "dropout": 0.1, "grad_accumulation": 2},
+    **{"eval_every": 5, "save_every": 4, "sample_every": 1000},
+}
+
+
+def flags(**values) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+COMMAND = flags(init_from="scratch", vocab_size="chars", **SHAPE, **SETTINGS)
+
+
+class At(keras.callbacks.Callback):
+    """Calls `act(model)` after a step, or as the evaluation after it begins."""
+
+    def __init__(self, step, act, evaluation=False):
+        super().__init__()
+        self.at, self.act, self.evaluation = step, act, evaluation
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not self.evaluation and int(self.model.optimizer.iterations) == self.at:
+            self.act(self.model)
+
+    def on_test_begin(self, logs=None):
+        if self.evaluation and int(self.model.optimizer.iterations) == self.at:
+            self.act(self.model)
+
+
+class Stopped(Exception):
+    """As a crash: nothing is saved after it."""
+
+
+def stop(model):
+    raise Stopped
+
+
+def interrupt(model):
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def begin(text, out, *more, **settings):
+    train.run([text], out, init_from="scratch", vocab_size="chars", shape=SHAPE, more=more, **{**SETTINGS, **settings})
+
+
+def resume(out, *more):
+    train.run([], out, init_from="resume", more=more)
+
+
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    """The folder of a run that was never stopped."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    begin(text, out)
+    return out
+
+
+def rows(out):
+    with open(out / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_run(out, whole):
+    """Bit for bit: weights, the optimizer's state and all else that a run needs to go on, and the best weights."""
+    assert train.last(out) == train.last(whole)
+    names = sorted(path.name for path in whole.glob("*-*.*"))
+    assert sorted(path.name for path in out.glob("*-*.*")) == names and len(names) == 4
+    for name in (*names, "best/model.ckpt.data-00000-of-00001"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert [(row["step"], row["val_loss"]) for row in rows(out)] == [(r["step"], r["val_loss"]) for r in rows(whole)]
+
+
+# The optimizer
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_the_rate_rises_and_falls_to_a_tenth(warmup):
+    schedule = train.adamw(1e-3, 110 if warmup else 100, warmup_steps=warmup)._learning_rate
+    risen = {0: 0, 1: 1e-4, 5: 5e-4} if warmup else {}
+    fallen = {0: 1e-3, 50: 5.5e-4, 100: 1e-4, 500: 1e-4}
+    for step, rate in (risen | {warmup + step: rate for step, rate in fallen.items()}).items():
+        assert float(schedule(step)) == pytest.approx(rate, rel=1e-6)
+
+
+@pytest.fixture
+def model():
+    keras.utils.set_random_seed(0)
+    return GPT2(HParams(n_vocab=30, **SHAPE))
+
+
+def test_only_matrices_decay(model):
+    for variable in model.weights:
+        variable.assign_add(tf.ones(variable.shape))
+    before = {variable.path: variable.numpy() for variable in model.weights}
+    train.adamw(0.1, 10, weight_decay=0.5).apply([tf.zeros(v.shape) for v in model.weights], model.weights)
+    for variable in model.weights:
+        share = 1 if len(variable.shape) == 1 else 1 - 0.1 * 0.5
+        np.testing.assert_allclose(variable, share * before[variable.path], rtol=1e-6)
+
+
+@pytest.mark.parametrize("clip_norm, size", [(1.0, 1.0), (0.25, 0.25), (1e9, 300.0), (0, 300.0)])
+def test_all_gradients_are_clipped_together(model, clip_norm, size):
+    gradients = [tf.random.stateless_normal(v.shape, [1, i]) for i, v in enumerate(model.weights)]
+    gradients = [300 * gradient / tf.linalg.global_norm(gradients) for gradient in gradients]
+    optimizer = train.adamw(1e-3, 10, clip_norm=clip_norm)
+    optimizer.apply(gradients, model.weights)
+    moments = [10 * moment.value for moment in optimizer._momentums]  # 1 - beta_1 of the gradients
+    assert float(tf.linalg.global_norm(moments)) == pytest.approx(size, rel=1e-5)
+    for moment, gradient in zip(moments, gradients, strict=True):
+        np.testing.assert_allclose(moment, gradient * size / 300, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_step_is_the_optimizers_whatever_the_parts(model, n):
+    """Else the schedule would run ahead; and clipping is of the batch's whole gradient, so the moments agree."""
+    model.compile(train.adamw(1e-3, 10, warmup_steps=2, clip_norm=1e-3), grad_accumulation=n)
+    tokens = np.random.default_rng(0).integers(0, 30, [12, 4, 9])
+    for batch in tokens[:3]:
+        model.train_on_batch(batch[:, :-1], batch[:, 1:])
+    assert int(model.optimizer.iterations) == 3
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-3 * (0.1 + 0.9 * (1 + np.cos(np.pi / 8)) / 2))
+    # Three times a gradient of this norm, of which the moments forget a tenth each time: at most.
+    norm = float(tf.linalg.global_norm([moment.value for moment in model.optimizer._momentums]))
+    assert 1e-4 < norm <= 1e-3 * (1 - 0.9**3) + 1e-9
+
+
+# What a run leaves
+
+
+def test_the_folder_loads_as_a_model(whole):
+    model, enc = load(whole)
+    assert enc.n_vocab == model.hparams.n_vocab and model.hparams.to_dict().items() >= SHAPE.items()
+    ids = enc.encode(TEXT[:17])
+    logits = model(np.array([ids[:-1]])).numpy()[0]
+    losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(16), ids[1:]]
+    assert losses.mean() < np.log(enc.n_vocab) - 0.1  # it has learned
+    assert json.loads((whole / "hparams.json").read_text()).keys() == HParams.from_size("124M").to_dict().keys()
+    assert load(whole / "best")[1].encode("fox") == enc.encode("fox")
+
+
+def test_the_optimizers_state_is_apart(whole):
+    names = {path.name for path in whole.iterdir()}
+    assert names >= {"model-20.index", "optimizer-20.index", "checkpoint", "counter", "encoder.json", "vocab.bpe"}
+    reader = tf.train.load_checkpoint(str(whole / "model-20"))
+    assert set(reader.get_variable_to_shape_map()) == set(load(whole)[0].named_weights())
+    assert tf.train.latest_checkpoint(whole) == str(whole / "model-20")
+
+
+def test_the_log_has_a_row_an_evaluation(whole):
+    log = rows(whole)
+    assert [int(row["step"]) for row in log] == [5, 10, 15, 20]
+    assert float(log[-1]["val_loss"]) < float(log[0]["val_loss"]) < 5
+    for row in log:
+        assert float(row["tokens_per_second"]) > 0 and 0 < float(row["of_peak"]) < 1
+
+
+def test_the_losses_are_drawn(whole):
+    pytest.importorskip("matplotlib", reason="matplotlib is in the extra [plot]")
+    assert (whole / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_best_is_kept_and_patience_ends(text, tmp_path, capsys):
+    """A rate so high that the loss rises again: what is in best/ has the least val_loss of the log."""
+    begin(text, tmp_path / "out", steps=400, eval_every=4, learning_rate=0.3, warmup_steps=2, patience=2)
+    log = rows(tmp_path / "out")
+    losses = [float(row["val_loss"]) for row in log]
+    assert len(log) < 100 and losses.index(min(losses)) == len(losses) - 3
+    assert "stopped: no lower val_loss in 2 evaluations" in capsys.readouterr().err
+    model = GPT2.from_checkpoint(tmp_path / "out" / "best")
+    model.compile()
+    data = train.prepare.load(tmp_path / "out" / "data")
+    assert model.evaluate(train.dataset.windows(data.val, 16, 4), verbose=0) == pytest.approx(min(losses), rel=1e-5)
+    resume(tmp_path / "out")  # it has ended
+    assert rows(tmp_path / "out") == log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_other_precisions_documents_and_samples(text, tmp_path, precision, capsys):
+    out = tmp_path / "out"
+    begin(text, out, precision=precision, documents=True, remat=True, sample_every=10, grad_accumulation=1)
+    assert float(rows(out)[-1]["loss"]) < float(rows(out)[0]["loss"])
+    assert {weight.dtype for weight in load(out)[0].weights} == {"float32"}
+    shown = capsys.readouterr().err
+    samples = (out / "samples.txt").read_text("utf-8")
+    assert samples.count("--- step") == 2 and "--- step 10\n" in samples and "--- step 20\n" in shown
+
+
+@pytest.mark.slow
+def test_text_shorter_than_a_window(tmp_path):
+    (tmp_path / "text.txt").write_text("short, yet")
+    begin(tmp_path / "text.txt", tmp_path / "out", val_fraction=0, eval_every=20)
+    assert float(rows(tmp_path / "out")[-1]["loss"]) < 3 and "val_loss" not in rows(tmp_path / "out")[0]
+
+
+@pytest.mark.slow
+def test_openais_own_graph_loads_a_run(shared, tmp_path, text):
+    """The size of 124M, one step; 2e-4 as in test_checkpoint.py."""
+    official = shared / "data" / "official-117M"
+    from encoder import Encoder
+
+    train.prepare.prepare([text], tmp_path / "data", Encoder.from_folder(official))
+    settings = {"steps": 1, "window": 16, "batch_size": 1, "val_fraction": 0.0, "warmup_steps": 0}
+    train.run([tmp_path / "data"], tmp_path / "out", init_from="scratch", **settings)
+    model, enc = load(tmp_path / "out")
+    tokens = np.array([enc.encode(TEXT * 2)[:1024]])
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        saver = tf.compat.v1.train.import_meta_graph(str(official / "model.ckpt.meta"), clear_devices=True)
+        saver.restore(session, tf.train.latest_checkpoint(str(tmp_path / "out")))
+        theirs = session.run("model/MatMul_2:0", {"Placeholder:0": tokens})
+    assert np.abs(theirs).max() > 0.5
+    np.testing.assert_allclose(model(tokens)[0], theirs, rtol=0, atol=2e-4)
+
+
+# Stopped, and gone on
+
+
+@pytest.mark.parametrize("step", [2, 10])
+def test_a_run_that_crashed_goes_on_exactly(text, whole, tmp_path, step):
+    """Before its first checkpoint, and two steps after its second."""
+    with pytest.raises(Stopped):
+        begin(text, tmp_path / "out", At(step, stop))
+    assert train.last(tmp_path / "out") == {2: 0, 10: 8}[step]
+    resume(tmp_path / "out")
+    assert_same_run(tmp_path / "out", whole)
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_was_missed_is_made_up_for(text, tmp_path):
+    """Stopped between the save and the evaluation at one step."""
+    settings = {"eval_every": 4, "patience": 50}
+    begin(text, tmp_path / "whole", **settings)
+    with pytest.raises(Stopped):
+        begin(text, tmp_path / "out", At(12, stop, evaluation=True), **settings)
+    assert train.last(tmp_path / "out") == 12
+    resume(tmp_path / "out")
+    assert_same_run(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_step(text, whole, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        begin(text, tmp_path / "out", At(6, interrupt))
+    assert train.last(tmp_path / "out") == 6
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "out", At(10, interrupt, evaluation=True))
+    assert train.last(tmp_path / "out") == 10
+    resume(tmp_path / "out")
+    assert_same_run(tmp_path / "out", whole)
+
+
+@pytest.mark.slow
+def test_rows_after_the_resumed_step_are_dropped(text, tmp_path):
+    with pytest.raises(Stopped):
+        begin(text, tmp_path / "out", At(19, stop), save_every=12)
+    assert [row["step"] for row in rows(tmp_path / "out")] == ["5", "10", "15"]
+    with pytest.raises(Stopped):
+        resume(tmp_path / "out", At(15, stop, evaluation=True))
+    assert [row["step"] for row in rows(tmp_path / "out")] == ["5", "10", "15"]  # 15 is not yet written anew
+    resume(tmp_path / "out")
+    assert [row["step"] for row in rows(tmp_path / "out")] == ["5", "10", "15", "20"]
+
+
+def test_a_finished_run_stays_as_it_is(whole, tmp_path):
+    out = Path(shutil.copytree(whole, tmp_path / "moved"))  # elsewhere: its data go with it
+    resume(out)
+    assert_same_run(out, whole)
+
+
+def test_nan_stops_with_the_step(text, tmp_path):
+    """The weights are spoilt after step 6: the loss of step 7 shows it."""
+    spoil = At(6, lambda model: model.wpe.assign(np.inf * np.ones(model.wpe.shape)))
+    with pytest.raises(ValueError, match="the loss is nan at step 7; the last checkpoint is from before"):
+        begin(text, tmp_path / "out", spoil)
+    assert train.last(tmp_path / "out") == 4
+    assert all(np.isfinite(weight).all() for weight in GPT2.from_checkpoint(tmp_path / "out").weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [8, 20])
+def test_weights_that_are_no_numbers_are_not_saved(text, tmp_path, step):
+    """Also the last."""
+    spoil = At(step, lambda model: model.wpe.assign(np.nan * np.ones(model.wpe.shape)))
+    with pytest.raises(ValueError, match=f"model/wpe holds what is no number after step {step}; the last checkpoint"):
+        begin(text, tmp_path / "out", spoil)
+    assert train.last(tmp_path / "out") == step - 4
+
+
+FORKS = """
+import os, signal, sys, time
+import gpt2_tf
+gpt2_tf.GPT2
+from gpt2_tf import cli, train
+for line in sys.stdin:
+    out, seconds, step, late, *argv = line[:-1].split("\\t")
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)
+        os._exit(cli.main(["train", "--out", out, *argv]))
+    end = time.monotonic() + float(seconds)
+    while not (ended := os.waitpid(child, os.WNOHANG))[0] and time.monotonic() < end:
+        if (train.last(out) or 0) >= int(step):
+            end = min(end, time.monotonic() + float(late))
+        time.sleep(0.001)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(ended[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def killed():
+    """Runs `gpt2-tf train` as a process of its own, killed after some seconds, or `late` seconds after its checkpoint
+    of a step; gives the exit status."""
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdin=-1, stdout=-1, text=True) as process:
+
+        def run(out, *argv, seconds=300.0, step=10**9, late=0.0):
+            process.stdin.write("\t".join(map(str, [out, seconds, step, late, *argv])) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
+
+        yield run
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_at_random_moments_goes_on_exactly(killed, text, tmp_path):
+    """A checkpoint is written at every step, so that many of the kills come while one is; two as the run begins."""
+    settings = [text, *COMMAND, *flags(steps=200, eval_every=7, save_every=1)]
+    assert killed(tmp_path / "whole", *settings) == 0
+    out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
+    rng = random.Random(seed)
+    kills = [{"seconds": rng.uniform(0.1, 3)} for _ in range(2)]
+    kills += [{"step": step, "late": rng.uniform(0, 0.1)} for step in sorted(rng.sample(range(1, 190), 8))]
+    reached = []
+    for kill in kills:
+        argv = ["--init-from", "resume"] if (out / train.RUN).exists() else settings
+        assert killed(out, *argv, **kill) == -signal.SIGKILL, seed
+        if (out / train.RUN).exists():
+            GPT2.from_checkpoint(out)  # whole at any moment
+            reached.append(train.last(out))
+    print("seed", seed, "killed at", reached)
+    assert reached == sorted(reached) and reached[-1] < 200
+    assert killed(out, "--init-from", "resume") == 0
+    assert_same_run(out, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(text, tmp_path):
+    out = tmp_path / "my run"
+    command = [sys.executable, "-m", "gpt2_tf", "train", text, "--out", out, *COMMAND]
+    command += flags(steps=600, save_every=500, eval_every=50)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not (out / "log.csv").exists() and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            printed, shown = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, printed) == (130, ""), shown
+    line = f"gpt2-tf: interrupted; `gpt2-tf train --out '{out}' --init-from resume` goes on"
+    assert shown.splitlines()[-1] == line and "Traceback" not in shown
+    assert 50 <= train.last(out) < 500
+    begin(text, tmp_path / "whole", steps=600, save_every=500, eval_every=50)
+    resume(out)
+    assert_same_run(out, tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_leaves_the_last_checkpoint_whole(text, whole, tmp_path):
+    """Of the files, the optimizer's is the largest; a limit between it and the next is as a full disk."""
+    import resource
+
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        begin(text, out, At(6, stop))
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    sizes = [(out / f"{name}-4.data-00000-of-00001").stat().st_size for name in ("model", "optimizer")]
+    limit = sum(sizes) // 2
+    assert sizes[0] < limit < sizes[1]
+    ran = subprocess.run(
+        [sys.executable, "-m", "gpt2_tf", "train", "--out", out, "--init-from", "resume"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MPLBACKEND": "agg"},
+    )
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]
+    assert last.startswith(f"gpt2-tf: error: {out / 'optimizer-8'} could not be written: "), ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert {path: path.read_bytes() for path in before if path.suffix not in (".csv", ".png")} == {
+        path: content for path, content in before.items() if path.suffix not in (".csv", ".png")
+    }
+    assert not list(out.glob(".part-*"))
+    resume(out)
+    assert_same_run(out, whole)
+
+
+@pytest.mark.slow
+def test_tensorboard_and_weights_and_biases(text, tmp_path):
+    """Both of one run; W&B offline."""
+    pytest.importorskip("tensorboard", reason="TensorBoard is in the extra [tensorboard]")
+    if train.importlib.util.find_spec("wandb") is None:
+        pytest.skip("W&B is in the extra [wandb]")
+    command = ["train", text, "--out", tmp_path / "out", *COMMAND, "--tensorboard", "--wandb", "tiny"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "gpt2_tf", *command],
+        env={**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    tags = {}
+    for path in (tmp_path / "out" / "tensorboard").glob("*/events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                tags.setdefault(f"{path.parent.name}/{value.tag}", []).append(float(tf.make_ndarray(value.tensor)))
+    log = rows(tmp_path / "out")
+    assert tags["validation/epoch_loss"] == pytest.approx([float(row["val_loss"]) for row in log], rel=1e-4)
+    assert tags["train/epoch_loss"] == pytest.approx([float(row["loss"]) for row in log], rel=1e-4)
+    (recorded,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"epoch/val_loss" in recorded.read_bytes()
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "there are no FILES to train on"),
+        (["TEXT", "--window", "17"], "window is 17, but the model reads at most n_ctx 16 tokens"),
+        (["TEXT", "--grad-accumulation", "3"], "batch_size 4 can't be divided into grad_accumulation 3 parts"),
+        (["TEXT", "--warmup-steps", "20"], "warmup_steps is 20, but must be 0 to less than steps, 20"),
+        (["TEXT", "--n-head", "3"], "n_embd 16 can't be divided among n_head 3 heads"),
+        (["nowhere.txt"], "nowhere.txt"),
+        (["TEXT", "--val-file", "nowhere.txt"], "nowhere.txt"),
+        (["TEXT", "--val-fraction", "0.0004"], "there is 1 token to validate on; --val-fraction 0 leaves that out"),
+        (["TEXT", "--init-from", "nothing"], "only new weights have a choice of vocab_size, n_layer, n_head, n_embd"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line(text, tmp_path, monkeypatch, capfd, argv, message):
+    monkeypatch.chdir(tmp_path)
+    flags = [str(text) if word == "TEXT" else word for word in argv]
+    assert main(["train", "--out", "out", *COMMAND, *flags]) == 1
+    printed, shown = capfd.readouterr()
+    assert printed == "" and shown.splitlines()[-1].startswith(f"gpt2-tf: error: {message}"), shown
+    assert not Path("out/train.json").exists() and not Path("out/model-0.index").exists()
+
+
+def test_mistakes_of_a_run(text, whole, tiny_folder, tmp_path, capfd):
+    def error(*argv):
+        assert main(["train", *map(str, argv)]) == 1
+        shown = capfd.readouterr().err
+        assert "Traceback" not in shown
+        return shown.splitlines()[-1].removeprefix("gpt2-tf: error: ")
+
+    new = ["--init-from", "scratch", "--vocab-size", "chars"]
+    assert error(text, "--out", whole, *new).startswith(f"{whole} holds a run; `--init-from resume` goes on with it")
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    assert error(text, "--out", model, "--init-from", model) == (
+        f"{model} holds a model, which would be lost; give another --out"
+    )
+    assert GPT2.from_checkpoint(model)
+    assert error(text, "--out", tmp_path / "new", "--init-from", "scratch").startswith("new weights need a vocabulary")
+    assert error("--out", tmp_path / "new", "--init-from", "resume") == (
+        f"{tmp_path / 'new'} holds no run to go on with: {tmp_path / 'new' / 'train.json'} is missing"
+    )
+    assert error("--out", whole, "--init-from", "resume", "--steps", "30").startswith(
+        f"steps is 30, but 20 in the run in {whole}, which goes on as it began"
+    )
+    broken = Path(shutil.copytree(whole, tmp_path / "broken"))
+    (broken / "optimizer-20.data-00000-of-00001").write_bytes(b"")
+    assert error("--out", broken, "--init-from", "resume").startswith(
+        f"{broken}: the state of step 20 is damaged or another's"
+    )
+    (broken / "train.json").write_text("{}")
+    assert error("--out", broken, "--init-from", "resume").startswith(f"{broken / 'train.json'} is damaged")
+
+
+def test_fine_tuning_begins_with_the_models_own_weights(text, tiny_folder, tmp_path):
+    """At a rate of nothing, what comes out is what went in."""
+    settings = {"steps": 1, "window": 8, "batch_size": 1, "learning_rate": 1e-30, "val_fraction": 0.0}
+    train.run([text], tmp_path / "out", init_from=tiny_folder, **settings)
+    for one, other in zip(load(tmp_path / "out")[0].weights, load(tiny_folder)[0].weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-29)
+    assert checkpoint.bundle.prefix(tmp_path / "out").name == "model-1"
