@@ -9,7 +9,8 @@ version = re.search(r'^__version__ = "(.+)"$', (here / "gpt2_tf/__init__.py").re
 tokenizers = ["tokenizers>=0.20"]
 hf = ["huggingface_hub>=0.26"]
 keras_nlp = ["keras-nlp>=0.18"]
-test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp]
+serving = ["tensorflow-serving-api>=2.20"]
+test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp, *serving]
 
 setup(
     name="gpt2-tf",
@@ -36,6 +37,7 @@ setup(
         "tokenizers": tokenizers,
         "hf": hf,
         "keras-nlp": keras_nlp,
+        "serving": serving,
         "test": test,
         "peers": ["transformers>=4.50", "torch>=2.5"],
     },

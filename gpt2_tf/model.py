@@ -287,7 +287,8 @@ class GPT2(keras.Model):
         seq = tokens.shape[1] or tf.shape(tokens)[1]
         n_past = 0 if past is None else cache.length(past)
         # A graph's lengths may be unknown before; a slice beyond the end would be cut short without a word.
-        tf.debugging.assert_less_equal(n_past + seq, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
+        longest = n_past + seq - (0 if start is None else tf.reduce_min(start))
+        tf.debugging.assert_less_equal(longest, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
         if start is None:
             positions = self.wpe[n_past : n_past + seq]
         else:

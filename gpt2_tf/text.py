@@ -329,13 +329,18 @@ def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
     @tf.function(
         autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
     )
-    def logprobs(tokens, start):
-        h, _ = model.hidden(tokens[:, :-1], start=start)
+    def scored(tokens, start):
+        return token_logprobs(model, tokens, start)
 
-        def row(arguments):  # one at a time: the logits of a long text take 200 MB
-            h, targets = arguments
-            return tf.gather(tf.nn.log_softmax(tf.cast(model.logits(h[None])[0], tf.float32)), targets, batch_dims=1)
+    return scored
 
-        return tf.map_fn(row, (h, tokens[:, 1:]), fn_output_signature=tf.float32, parallel_iterations=1)
 
-    return logprobs
+def token_logprobs(model: GPT2, tokens: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """int32 [batch, seq], start as in `model.hidden` -> the log-probability of each token but the first, float32."""
+    h, _ = model.hidden(tokens[:, :-1], start=start)
+
+    def row(arguments):  # one at a time: the logits of a long text take 200 MB
+        h, targets = arguments
+        return tf.gather(tf.nn.log_softmax(tf.cast(model.logits(h[None])[0], tf.float32)), targets, batch_dims=1)
+
+    return tf.map_fn(row, (h, tokens[:, 1:]), fn_output_signature=tf.float32, parallel_iterations=1)
