@@ -53,12 +53,12 @@ import json, sys
 import tensorflow as tf
 signatures = tf.saved_model.load(sys.argv[1]).signatures
 answers = []
-for request in json.load(sys.stdin):
-    inputs = signatures[request["signature"]].structured_input_signature[1]
-    answer = signatures[request["signature"]](**{k: tf.constant(v, inputs[k].dtype) for k, v in request["inputs"].items()})
-    answers.append({k: v.numpy().tolist() for k, v in answer.items()})
-print(json.dumps(answers, default=bytes.decode))
+for name, inputs in json.load(sys.stdin):
+    specs = signatures[name].structured_input_signature[1]
+    answer = signatures[name](**{key: tf.constant(value, specs[key].dtype) for key, value in inputs.items()})
+    answers.append({key: value.numpy().tolist() for key, value in answer.items()})
 assert not {"gpt2_tf", "encoder"} & set(sys.modules)
+print(json.dumps(answers, default=bytes.decode))
 """
 
 
@@ -169,7 +169,8 @@ def _warm_up(name: str, folder: Path) -> None:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError:
         print(
-            "gpt2-tf: no warm-up requests are written, which takes tensorflow-serving-api: pip install 'gpt2-tf[serving]'",
+            "gpt2-tf: no warm-up requests are written, for want of tensorflow-serving-api, "
+            "which pip install 'gpt2-tf[serving]' brings",
             file=sys.stderr,
         )
         return
@@ -195,21 +196,20 @@ def _warm_up(name: str, folder: Path) -> None:
 
 def _check(model: GPT2, enc: Encoder, limits: Limits, folder: Path) -> None:
     """Raises ValueError unless a process that has TensorFlow alone gets the model's answers from the folder."""
-    prompts = [(prompt, prompt or None) for prompt in CHECKED]
     room = model.hparams.n_ctx + 1 - max(len(enc.encode(prompt)) for prompt in CHECKED)
+    rounded = model.compute_dtype != "float32"  # where rounding decides between tokens too often to compare texts
     requests, expected = [], []
-    for temperature in (0.0, 1.0):
-        settings = {"length": min(8, limits.max_length, room), "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        for seed, (prompt, live) in enumerate(prompts):
-            inputs = {"text": prompt, **settings, "seed": seed, "stop": ""}
-            requests.append({"signature": "generate", "inputs": {name: [value] for name, value in inputs.items()}})
-            (completion,) = generate_live(model, enc, live, seed=seed, **settings)
-            answer = completion.text, len(completion.ids), completion.finish_reason
-            expected.append((*answer, sum(completion.logprobs)))
-    for prompt, live in prompts:
-        requests.append({"signature": "score", "inputs": {"context": [prompt], "text": ["A"]}})
-        (logprobs,) = score(model, enc, "A", live)
+    for seed, prompt in enumerate(CHECKED):
+        requests.append(("score", {"context": [prompt], "text": ["A"]}))
+        (logprobs,) = score(model, enc, "A", prompt or None)
         expected.append((None, len(logprobs), None, sum(logprobs)))
+        for temperature in () if rounded else (0.0, 1.0):
+            settings = {"length": min(8, limits.max_length, room), "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            inputs = {"text": prompt, **settings, "seed": seed, "stop": ""}
+            requests.append(("generate", {name: [value] for name, value in inputs.items()}))
+            (completion,) = generate_live(model, enc, prompt or None, seed=seed, **settings)
+            found = completion.text, len(completion.ids), completion.finish_reason
+            expected.append((*found, sum(completion.logprobs)))
     # The package is not to be found, and TensorFlow is to find a Keras, if any, as it would elsewhere.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KERAS_BACKEND")}
     ran = subprocess.run(
@@ -224,9 +224,8 @@ def _check(model: GPT2, enc: Encoder, limits: Limits, folder: Path) -> None:
         raise ValueError(f"the export can't be loaded and run: {(ran.stderr.strip() or '?').splitlines()[-1]}")
     for request, answer, want in zip(requests, json.loads(ran.stdout.splitlines()[-1]), expected, strict=True):
         found = tuple(answer.get(name, [None])[0] for name in ("text", "count", "finish_reason", "logprob"))
-        # A sum over a few tokens; float32 rounds the two, compiled apart, to 1e-5.
-        if found[:3] != want[:3] or not abs(found[3] - want[3]) <= 1e-3:
-            raise ValueError(f"the export answers {found} to {request['inputs']}, but the model {want}")
+        if found[:3] != want[:3] or not abs(found[3] - want[3]) <= (0.2 if rounded else 1e-3):
+            raise ValueError(f"the export answers {found} to {request}, but the model {want}")
 
 
 class Signatures:
@@ -390,15 +389,10 @@ class Signatures:
                 text, stopped = tf.cond(
                     stopping, lambda: _until(stop, text, news), lambda: (text + news, tf.zeros_like(goes))
                 )
-            return (
-                i + 1,
-                state._replace(
-                    stop=tf.where(stopped & goes, STOPPED, state.stop),
-                    # The column after a text's end is at its last position again: others may have room for more.
-                    start=tf.where(goes, state.start, state.start + 1),
-                ),
-                text,
-            )
+            state = state._replace(stop=tf.where(stopped & goes, STOPPED, state.stop))
+            # After a row's end, each column is at its last position again: others may have room for more.
+            start = tf.where(state.going(limit), state.start, state.start + 1)
+            return i + 1, state._replace(start=start), text
 
         def next_steps(i, state, text):
             last = i + cache.SHORT
