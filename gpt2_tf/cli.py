@@ -188,7 +188,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="gpt2-tf", description="GPT-2 in TensorFlow: sample, download, encode, decode.")
+    parser = _Parser(prog="gpt2-tf", description="GPT-2 in TensorFlow: sample, train, convert, export.")
     parser.add_argument("--version", action="version", version=f"gpt2-tf {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     debug = argparse.ArgumentParser(add_help=False)

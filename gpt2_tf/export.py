@@ -246,7 +246,7 @@ class Signatures:
         def serving_default(text):
             return {"text": self.generate(text, *defaults)["text"]}
 
-        # A request may leave these out: TensorFlow Serving then puts in the defaults, of one row for all.
+        # TensorFlow Serving puts these in, of one row for all, where a gRPC request leaves them out; REST may not.
         defaults = (
             tf.constant([0]),
             tf.constant([limits.temperature], tf.float32),

@@ -47,7 +47,7 @@ class Process:
 
     def generate(self, text, **settings):
         """The outputs by name, a list each."""
-        answer = self.post(signature_name="generate", inputs={"text": text, **rows(len(text), **settings)})
+        answer = self.post(signature_name="generate", grpc={"text": text, **rows(len(text), **settings)})
         assert "error" not in answer, answer["error"]
         return answer["outputs"]
 
@@ -277,10 +277,13 @@ def test_rest_bodies(server, lively, enc):
     assert server.post(instances=[encoded(t.encode()) for t in texts]) == {"predictions": expected}
     assert server.post(inputs=texts) == {"outputs": expected}
     assert server.post(inputs={"text": texts}) == {"outputs": expected}
-    answer = server.post(signature_name="generate", instances=[{"text": t, "seed": s} for s, t in enumerate(texts)])
+    rest = {"length": 0, "temperature": 1, "top_k": 0, "top_p": 1.0, "stop": ""}
+    instances = [{"text": text, "seed": seed, **rest} for seed, text in enumerate(texts)]
+    answer = server.post(signature_name="generate", instances=instances)
     assert [row["text"] for row in answer["predictions"]] == [
         live(lively, enc, text, length=6, seed=seed)[0] for seed, text in enumerate(texts)
     ]
+    assert "error" in server.post(signature_name="generate", instances=[{"text": "them"}])
     assert set(answer["predictions"][0]) == {"text", "count", "finish_reason", "logprob"}
 
 
@@ -316,7 +319,7 @@ def test_without_a_length_it_is_the_default_or_what_fits(server):
     ],
 )
 def test_what_is_wrong_is_said(server, signature, inputs, said):
-    assert said in server.post(signature_name=signature, inputs=inputs)["error"]
+    assert said in server.post(signature_name=signature, grpc=inputs)["error"]
 
 
 def hostile(rng: random.Random) -> bytes:
@@ -341,7 +344,7 @@ def check_hostile(server, lively, enc, count):
     answered = 0
     for number, content in enumerate(contents):
         inputs = {"text": [encoded(content)], "length": [3], "stop": [encoded(hostile(rng)[:9])], "top_k": [1]}
-        answer = server.post(signature_name="generate", inputs=inputs)
+        answer = server.post(signature_name="generate", grpc=inputs)
         text = content.decode("utf-8", "replace")
         fits = len(enc.encode(text)) <= 30
         assert ("outputs" if fits else "error") in answer, (content[:99], answer)
@@ -351,7 +354,7 @@ def check_hostile(server, lively, enc, count):
             assert "tokens" in answer["error"]
         if fits and number % 10 == 0:
             inputs["stop"] = [""]
-            outputs = server.post(signature_name="generate", inputs=inputs)["outputs"]
+            outputs = server.post(signature_name="generate", grpc=inputs)["outputs"]
             check_same(outputs, [live(lively, enc, text, length=3, temperature=0)])
         if number % 10 == 0 or not fits:
             check_same(server.generate(["them"], length=3, temperature=0.0), good)
