@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -280,65 +281,26 @@ class Signatures:
         An empty text starts from `<|endoftext|>`, which also ends it, as does `stop` where it isn't empty. A `length`
         of 0 is the default, or what fits. `logprob` is the sum over the `count` tokens of the text.
         """
-        limits, hparams = self.limits, self.model.hparams
+        limits, n_ctx = self.limits, self.model.hparams.n_ctx
         text = self._checked(text)
         batch = tf.shape(text)[0]
-        with tf.control_dependencies(
-            [
-                *(
-                    _require(_all((tf.size(x) == batch) | (tf.size(x) == 1)), f"{name} must have a row for each text")
-                    for name, x in (
-                        ("length", length),
-                        ("temperature", temperature),
-                        ("top_k", top_k),
-                        ("top_p", top_p),
-                        ("seed", seed),
-                        ("stop", stop),
-                    )
-                ),
-                _require(
-                    _all((length >= 0) & (length <= limits.max_length)),
-                    f"length must be 1 to {limits.max_length}, or 0 for {limits.length} or what fits; given:",
-                    length,
-                ),
-                _require(
-                    _all((temperature >= 0) & (temperature < float("inf"))),
-                    "temperature must be at least 0 (0 takes the likeliest token); given:",
-                    temperature,
-                ),
-                _require(
-                    _all((top_k >= 0) & (top_k <= hparams.n_vocab)),
-                    f"top_k must be 0 (off) to {hparams.n_vocab}; given:",
-                    top_k,
-                ),
-                _require(_all((top_p > 0) & (top_p <= 1)), "top_p must be above 0 and at most 1 (off); given:", top_p),
-                _require(_all(tf.strings.length(stop) <= MAX_BYTES), f"stop must have at most {MAX_BYTES} bytes"),
-            ]
-        ):
-            length, temperature, top_k, top_p, seed, stop = (
-                tf.broadcast_to(x, [batch]) for x in (length, temperature, top_k, top_p, seed, stop)
-            )
+        settings = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        settings |= {"seed": seed, "stop": stop}
+        with tf.control_dependencies([*self._require_settings(batch, settings)]):
+            length, temperature, top_k, top_p, seed, stop = (tf.broadcast_to(x, [batch]) for x in settings.values())
         ids = self._ids(text)
         size = tf.cast(ids.row_lengths(), tf.int32)
-        room = hparams.n_ctx + 1 - size  # the last new token is not read, so one more than n_ctx fits
+        room = n_ctx + 1 - size  # the last new token is not read, so one more than n_ctx fits
+        too_long = f"a text has more tokens than the model reads, {n_ctx}; shorten it; it has:"
+        together = f"length and the text's tokens must be at most {n_ctx + 1} together; the tokens are:"
         with tf.control_dependencies(
             [
-                _require(
-                    _all(room >= 1),
-                    f"a text has more tokens than the model reads, {hparams.n_ctx}; shorten it; it has:",
-                    tf.reduce_max(size),
-                ),
-                _require(
-                    _all(length <= room),
-                    f"length and the text's tokens must be at most {hparams.n_ctx + 1} together; the tokens are:",
-                    size,
-                    "length is:",
-                    length,
-                ),
+                _require(room >= 1, too_long, tf.reduce_max(size)),
+                _require(length <= room, together, size, "length is:", length),
             ]
         ):
             limit = tf.where(length > 0, length, tf.minimum(limits.length, room))
-        tokens, start = _pad(ids)
+            tokens, start = _pad(ids)
         noise = tf.map_fn(
             lambda seed: tf.random.stateless_uniform(
                 [tf.reduce_max(limit)], tf.stack([seed, 0]), dtype=tf.float64, alg="philox"
@@ -346,16 +308,19 @@ class Signatures:
             seed,
             fn_output_signature=tf.float64,
         )
-        settings = self.choice._replace(temperature=temperature[:, None], top_k=top_k[:, None], top_p=top_p[:, None])
+        choice = self.choice._replace(temperature=temperature[:, None], top_k=top_k[:, None], top_p=top_p[:, None])
 
         # Its shapes choose faster kernels. Not inlined: TensorFlow 2.20 and 2.21 fold its constants of one row into the
         # other loop.
         @tf.function(autograph=False, experimental_attributes={"_noinline": True})
         def one_row(*rows):
-            return self._loop(settings, *(tf.reshape(x, [1, *[-1] * (x.shape.rank - 1)]) for x in rows))
+            return self._loop(choice, *(tf.reshape(x, [1, *[-1] * (x.shape.rank - 1)]) for x in rows))
 
         rows = (tokens, start, noise, limit, stop)
-        written, new, logprobs, ended = tf.cond(batch == 1, lambda: one_row(*rows), lambda: self._loop(settings, *rows))
+        # One of weights that have diverged would go on with any token.
+        damaged = "the model's logits are not finite; its weights are damaged, or their training diverged"
+        written, new, logprobs, ended = tf.cond(batch == 1, lambda: one_row(*rows), lambda: self._loop(choice, *rows))
+        logprobs = tf.debugging.check_numerics(logprobs, damaged)
         with tf.device(CPU):
             # In columns beyond a text's end, tokens begin there or later.
             begins = tf.cumsum(tf.gather(self.sizes, new), axis=1, exclusive=True)
@@ -367,7 +332,25 @@ class Signatures:
                 "logprob": tf.reduce_sum(tf.where(own, logprobs, 0.0), axis=1),
             }
 
-    def _loop(self, settings, tokens, start, noise, limit, stop):
+    def _require_settings(self, batch: tf.Tensor, settings: dict[str, tf.Tensor]) -> Iterator[tf.Operation]:
+        for name, x in settings.items():
+            yield _require((tf.size(x) == batch) | (tf.size(x) == 1), f"{name} must have a row for each text")
+        most, default, n_vocab = self.limits.max_length, self.limits.length, self.model.hparams.n_vocab
+        x = settings["length"]
+        yield _require(
+            (x >= 0) & (x <= most), f"length must be 1 to {most}, or 0 for {default} or what fits; given:", x
+        )
+        x = settings["temperature"]
+        positive = "temperature must be at least 0 (0 takes the likeliest token); given:"
+        yield _require((x >= 0) & (x < float("inf")), positive, x)
+        x = settings["top_k"]
+        yield _require((x >= 0) & (x <= n_vocab), f"top_k must be 0 (off) to {n_vocab}; given:", x)
+        x = settings["top_p"]
+        yield _require((x > 0) & (x <= 1), "top_p must be above 0 and at most 1 (off); given:", x)
+        size = tf.strings.length(settings["stop"])
+        yield _require(size <= MAX_BYTES, f"stop must have at most {MAX_BYTES} bytes; given:", size)
+
+    def _loop(self, choice, tokens, start, noise, limit, stop):
         """Writes until every row is done: the texts as bytes, the new tokens and their log-probabilities, and whether
         each text was stopped."""
         rows, columns = tf.TensorShape([tokens.shape[0]]), tf.TensorShape([tokens.shape[0], None])
@@ -383,7 +366,7 @@ class Signatures:
 
         def next_step(i, state, text):
             goes = state.going(limit)
-            state = step(self.model, state, settings, noise[:, i], limit)
+            state = step(self.model, state, choice, noise[:, i], limit)
             with tf.device(CPU):
                 news = tf.where(goes & (state.stop != STOPPED), tf.gather(self.graph.tokens, state.tokens[:, -1]), b"")
                 text, stopped = tf.cond(
@@ -445,7 +428,7 @@ class Signatures:
                 self._require_batch(ids),
                 _require(tf.shape(ids)[0] == tf.size(count), "count must have a row for each row of ids"),
                 # Larger ones would be cut short without a word.
-                _require(_all((count >= 0) & (count <= longest)), "count must be 0 to the ids in a row; given:", count),
+                _require((count >= 0) & (count <= longest), "count must be 0 to the ids in a row; given:", count),
             ]
         ):
             ragged = tf.RaggedTensor.from_tensor(ids, lengths=count)
@@ -473,7 +456,7 @@ class Signatures:
         # A GPU would give zeros for what is no id, and say nothing.
         n_vocab = self.model.hparams.n_vocab
         return _require(
-            _all((ids >= 0) & (ids < n_vocab)),
+            (ids >= 0) & (ids < n_vocab),
             f"ids must be 0 to {n_vocab - 1}; the least and the largest given are:",
             tf.reduce_min(ids),
             tf.reduce_max(ids),
@@ -490,11 +473,7 @@ class Signatures:
 
 
 def _require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation:
-    return tf.debugging.Assert(condition, message or [""], summarize=16)
-
-
-def _all(condition: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_all(condition)
+    return tf.debugging.Assert(tf.reduce_all(condition), message, summarize=16)
 
 
 def _pad(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:

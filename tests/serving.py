@@ -15,6 +15,8 @@ import sys
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+BY_TENSORFLOW = set(sys.modules)  # which may import a Keras, that isn't ours
+
 
 class Server:
     def __init__(self, folder: str):
@@ -69,7 +71,7 @@ def main():
     print(json.dumps({"tensorflow": tf.__version__}), flush=True)
     for line in sys.stdin:
         answer = server.answer(json.loads(line))
-        answer["modules"] = sorted({"gpt2_tf", "encoder", "keras", "tiktoken"} & set(sys.modules))
+        answer["modules"] = sorted({"gpt2_tf", "encoder", "keras", "tiktoken"} & (set(sys.modules) - BY_TENSORFLOW))
         print(json.dumps(answer, default=bytes.decode), flush=True)
 
 
