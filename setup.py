@@ -10,9 +10,11 @@ tokenizers = ["tokenizers>=0.20"]
 hf = ["huggingface_hub>=0.26"]
 keras_nlp = ["keras-nlp>=0.18"]
 plot = ["matplotlib>=3.8"]
+serving = ["tensorflow-serving-api>=2.20"]
 tensorboard = ["tensorboard>=2.18"]
 wandb = ["wandb>=0.19"]
-test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp, *plot, *tensorboard, *wandb]
+test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp]
+test += [*plot, *serving, *tensorboard, *wandb]
 
 setup(
     name="gpt2-tf",
@@ -41,6 +43,7 @@ setup(
         "keras-nlp": keras_nlp,
         "lm-eval": ["lm-eval>=0.4.13"],
         "plot": plot,
+        "serving": serving,
         "tensorboard": tensorboard,
         "wandb": wandb,
         "test": test,

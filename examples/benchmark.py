@@ -1,6 +1,7 @@
 """Measures generation, side by side with the peers that are installed (transformers, keras-nlp), as a table.
 
     python examples/benchmark.py generate --size 124M
+    python examples/benchmark.py serve --size 124M      # an export, side by side with the model that it was made of
 
 All models have random weights. Each line is measured in every round, in turn, and the table has the medians: machines
 drift, so only the ratios within one run mean something. Each library has a process of its own, as the threads of one
@@ -252,6 +253,78 @@ def generate(args: argparse.Namespace) -> None:
     print(f"{f'with {CALLS} more texts':42}{more:10.0f}")
 
 
+def export(hparams: "gpt2_tf.HParams", vocabulary: str, place: str) -> None:
+    """Writes a model with random weights, and its export; in a process of its own, whose memory is then free."""
+    from gpt2_tf import export, folder
+
+    model, enc = gpt2_tf.GPT2(hparams), folder.encoder(vocabulary)
+    model.save_checkpoint(place)
+    enc.save(place)
+    export.export(model, enc, Path(place, "export"))
+
+
+def in_process(place: str, length: int) -> dict[str, tuple[int, Callable]]:
+    model, enc = gpt2_tf.load(place)
+
+    def sample(batch: int) -> Callable:
+        return lambda: gpt2_tf.generate(model, enc, [" the" * PROMPT] * batch, length=length, temperature=0)
+
+    return {f"in process, batch {batch}": (batch, sample(batch)) for batch in (1, 8)}
+
+
+def exported(place: str, length: int) -> dict[str, tuple[int, Callable]]:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(Path(place, "export", "1")))
+
+    def sample(batch: int) -> Callable:
+        inputs = {
+            "text": tf.constant([" the" * PROMPT] * batch),
+            "length": tf.fill([batch], length),
+            "temperature": tf.zeros([batch]),
+            "top_k": tf.zeros([batch], tf.int32),
+            "top_p": tf.ones([batch]),
+            "seed": tf.zeros([batch], tf.int64),
+            "stop": tf.fill([batch], ""),
+        }
+        return lambda: loaded.signatures["generate"](**inputs)["text"].numpy()
+
+    return {f"export, batch {batch}": (batch, sample(batch)) for batch in (1, 8)}
+
+
+def serve(args: argparse.Namespace) -> None:
+    hparams = gpt2_tf.HParams.from_size(args.size)
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as place:
+        start = time.perf_counter()
+        maker = context.Process(target=export, args=(hparams, args.vocabulary or args.size, place))
+        maker.start()
+        maker.join()
+        print(f"exported in {time.perf_counter() - start:.0f} s, from the start of a process")
+        batches, connections = {}, {}
+        for make in (in_process, exported):
+            connection, theirs = context.Pipe()
+            context.Process(target=work, args=(theirs, make, place, args.length), daemon=True).start()
+            answer = connection.recv()
+            batches |= answer
+            connections |= dict.fromkeys(answer, connection)
+        rates = {name: [] for name in batches}
+        for round in range(args.rounds + 1):  # the first compiles
+            for name, batch in batches.items():
+                connections[name].send(name)
+                took = connections[name].recv()
+                if round:
+                    rates[name].append(batch * args.length / took)
+    rates = {name: statistics.median(values) for name, values in rates.items()}
+    print(f"{args.size}, float32, {PROMPT} prompt tokens and {args.length} new, median of {args.rounds} rounds")
+    print(f"{'':32}{'tokens/s':>10}{'of in process':>15}{'of batch 1':>12}")
+    for name, rate in rates.items():
+        kind, batch = name.split(",")
+        print(
+            f"{name:32}{rate:10.1f}{rate / rates[f'in process,{batch}']:15.2f}{rate / rates[f'{kind}, batch 1']:12.2f}"
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -260,6 +333,14 @@ def main():
     sub.add_argument("--length", type=int, default=128, help="new tokens (default: 128)")
     sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
     sub.set_defaults(run=generate)
+    sub = commands.add_parser("serve", help="tokens a second of an export")
+    sub.add_argument("--size", choices=SIZES, default="124M")
+    sub.add_argument(
+        "--vocabulary", metavar="DIR", help="with encoder.json and vocab.bpe (default: the size's, fetched)"
+    )
+    sub.add_argument("--length", type=int, default=64, help="new tokens (default: 64)")
+    sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
+    sub.set_defaults(run=serve)
     args = parser.parse_args()
     args.run(args)
 

@@ -23,7 +23,10 @@ class Text(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The settings as tensors, in the order in which they act; `choice` makes one of plain numbers and checks them."""
+    """The settings as tensors, in the order in which they act; `choice` makes one of plain numbers and checks them.
+
+    The last four may have a number for each row, [batch, 1].
+    """
 
     logit_bias: tf.Tensor  # float32 [n_vocab], or [1] where there is none
     repetition_penalty: tf.Tensor  # float32
@@ -58,11 +61,15 @@ class Choice(NamedTuple):
             x,
         )
         early = text.count < self.min_length
-        x = _if(tf.reduce_any(early), lambda x: filters.cut(x, self._stopping(text.stop) & early[:, None]), x)
+        x = _if(early, lambda x: filters.cut(x, self._stopping(text.stop) & early[:, None]), x)
         for filter in more:
             x = filter(x)
+        likeliest = tf.argmax(x, axis=-1, output_type=tf.int32)
+        draws = self.temperature > 0
         return tf.cond(
-            self.temperature > 0, lambda: self._draw(x, noise), lambda: tf.argmax(x, axis=-1, output_type=tf.int32)
+            tf.reduce_any(draws),
+            lambda: tf.where(tf.reshape(draws, [-1]), self._draw(x, noise), likeliest),
+            lambda: likeliest,
         )
 
     def next_stop(self, stop: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
@@ -75,7 +82,9 @@ class Choice(NamedTuple):
 
     def _draw(self, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
         # Below 0 at most, so that over a temperature near 0 not all are infinite.
-        x = filters.temperature(x - tf.reduce_max(x, axis=-1, keepdims=True), self.temperature)
+        # A row of temperature 0 isn't drawn, and is left as it is.
+        temperature = tf.where(self.temperature > 0, self.temperature, 1.0)
+        x = filters.temperature(x - tf.reduce_max(x, axis=-1, keepdims=True), temperature)
         x = _if(self.top_k > 0, lambda x: filters.top_k(x, self.top_k), x)
         x = _if(self.top_p < 1, lambda x: filters.top_p(x, self.top_p), x)
         x = _if(self.min_p > 0, lambda x: filters.min_p(x, self.min_p), x)
@@ -86,7 +95,7 @@ class Choice(NamedTuple):
 
 
 def _if(condition: tf.Tensor, filter: Filter, x: tf.Tensor) -> tf.Tensor:
-    return tf.cond(condition, lambda: filter(x), lambda: x)
+    return tf.cond(tf.reduce_any(condition), lambda: filter(x), lambda: x)
 
 
 def choice(

@@ -21,6 +21,10 @@ BUNDLED_NOTICE = (
 BUNDLED_VOCABULARY_NOTICE = (
     "gpt2-tf: no --model given, so the ids are those of the small bundled model; --model 124M has OpenAI's"
 )
+BUNDLED_EXPORT_NOTICE = (
+    "gpt2-tf: no --model given, so the small bundled model is exported; --model 124M fetches OpenAI's (498 MB)"
+)
+EXPORT = ("length", "max_length", "max_batch", "temperature", "top_k", "top_p", "seed", "dtype")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -193,8 +197,22 @@ def convert(args: argparse.Namespace) -> None:
     print(convert(args.source, args.target, args.to, args.models_dir))
 
 
+def export(args: argparse.Namespace) -> None:
+    from gpt2_tf import folder
+
+    place = folder.find(_model(args, BUNDLED_EXPORT_NOTICE), args.models_dir)
+    with interrupt.kept():
+        from gpt2_tf import load
+
+        model, enc = load(place)
+        from gpt2_tf.export import export
+
+        given = {name: value for name in EXPORT if (value := getattr(args, name)) is not None}
+        print(export(model, enc, args.out, check=args.check, **given))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="gpt2-tf", description="GPT-2 in TensorFlow: sample, download, encode, decode.")
+    parser = _Parser(prog="gpt2-tf", description="GPT-2 in TensorFlow: sample, train, convert, export.")
     parser.add_argument("--version", action="version", version=f"gpt2-tf {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     debug = argparse.ArgumentParser(add_help=False)
@@ -369,6 +387,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("target", metavar="TO", help="a folder that isn't there yet")
     sub.add_argument("--to", choices=FORMS, help="(default: hf from OpenAI's form, openai from any other)")
     sub.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
+
+    sub = command(export, "Write a SavedModel that takes text and gives text, for TensorFlow Serving.", models)
+    sub.add_argument("out", metavar="OUT", help="a folder; OUT/1 is written, or the next number")
+    for name in ("length", "temperature", "top_k", "top_p", "seed"):
+        setting = SETTINGS[name]
+        help = f"where a request doesn't say: {setting.help}" if name != "seed" else "likewise (default: 0)"
+        sub.add_argument(f"--{name.replace('_', '-')}", type=_typed(setting.parse), help=help)
+    whole = _typed(number(int, 1))
+    sub.add_argument("--max-length", metavar="N", type=whole, help="new tokens at most (default: the model's window)")
+    sub.add_argument("--max-batch", metavar="N", type=whole, help="texts at a time at most (default: 16)")
+    sub.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: float32)")
+    sub.add_argument("--check", action="store_true", help="load it without this package, and compare the answers")
     return parser
 
 

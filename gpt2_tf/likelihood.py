@@ -66,6 +66,6 @@ def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
         h, _ = model.hidden(tokens[:, :-1], start=start)
         seq = tf.shape(h)[1]
         scored = tf.range(seq) >= seq - count[:, None]  # [batch, seq - 1]
-        return loss.likelihood(tf.boolean_mask(h, scored), model._wte(), tf.boolean_mask(tokens[:, 1:], scored), never)
+        return loss.likelihood(tf.boolean_mask(h, scored), model.head(), tf.boolean_mask(tokens[:, 1:], scored), never)
 
     return score

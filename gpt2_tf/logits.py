@@ -1,5 +1,6 @@
 """Pure filters, logits -> logits, each [batch, n_vocab]. A token that is cut gets the dtype's least number: OpenAI's
--1e10 is above what a temperature near 0 makes of the others."""
+-1e10 is above what a temperature near 0 makes of the others. A setting t, k or p is a number, or one a row, [batch, 1].
+"""
 
 import tensorflow as tf
 
@@ -39,9 +40,12 @@ def temperature(logits: tf.Tensor, t: tf.Tensor | float) -> tf.Tensor:
 
 
 def top_k(logits: tf.Tensor, k: tf.Tensor | int) -> tf.Tensor:
-    """Keeps each row's k likeliest tokens, and all that are as likely as the k-th; k is 1 to n_vocab."""
+    """Keeps each row's k likeliest tokens, and all that are as likely as the k-th; k is 1 to n_vocab, or 0 for all."""
     logits = tf.convert_to_tensor(logits)
-    return cut(logits, logits < tf.math.top_k(logits, k).values[:, -1:])
+    k = tf.broadcast_to(k, [tf.shape(logits)[0], 1])
+    falling = tf.math.top_k(logits, tf.maximum(tf.reduce_max(k), 1)).values
+    smallest = tf.gather(falling, tf.maximum(k - 1, 0), batch_dims=1)
+    return cut(logits, (logits < smallest) & (k > 0))
 
 
 def top_p(logits: tf.Tensor, p: tf.Tensor | float) -> tf.Tensor:
@@ -61,10 +65,12 @@ def top_p(logits: tf.Tensor, p: tf.Tensor | float) -> tf.Tensor:
     # The likeliest thousand hold more than p as good as always, and to sort all takes five times as long.
     head = tf.math.top_k(logits, tf.minimum(1024, tf.shape(logits)[1])).values
     falling = tf.cond(
-        tf.reduce_all(cumulative(head)[:, -1] > p), lambda: head, lambda: tf.sort(logits, direction="DESCENDING")
+        tf.reduce_all((cumulative(head)[:, -1:] > p) | (p >= 1)),
+        lambda: head,
+        lambda: tf.sort(logits, direction="DESCENDING"),
     )
-    count = tf.reduce_sum(tf.cast(cumulative(falling) <= p, tf.int32), axis=-1)
-    smallest = tf.gather(falling, tf.maximum(count - 1, 0), batch_dims=1)[:, None]
+    count = tf.reduce_sum(tf.cast(cumulative(falling) <= p, tf.int32), axis=-1, keepdims=True)
+    smallest = tf.gather(falling, tf.maximum(count - 1, 0), batch_dims=1)
     # Rounded probabilities may add up to more than 1, and then a p of 1 must cut nothing.
     return cut(logits, (logits < smallest) & (p < 1))
 

@@ -328,14 +328,15 @@ class GPT2(keras.Model):
         seq = tokens.shape[1] or tf.shape(tokens)[1]
         n_past = 0 if past is None else cache.length(past)
         # A graph's lengths may be unknown before; a slice beyond the end would be cut short without a word.
-        tf.debugging.assert_less_equal(n_past + seq, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
+        longest = n_past + seq - (0 if start is None else tf.reduce_min(start))
+        tf.debugging.assert_less_equal(longest, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
         if start is None:
             positions = self.wpe[n_past : n_past + seq]
         else:
             positions = tf.gather(
                 tf.convert_to_tensor(self.wpe), tf.maximum(n_past + tf.range(seq) - start[:, None], 0)
             )
-        h = tf.gather(self._wte(), tokens) + tf.cast(positions, self.compute_dtype)
+        h = tf.gather(self.head(), tokens) + tf.cast(positions, self.compute_dtype)
         seed = tf.cast(self.seeds.next(), tf.int32) if training and self.hparams.dropout else None
         h = dropout(h, self.hparams.dropout, seed, 0)
         mask = attention_mask(seq, n_past + seq, start)
@@ -353,7 +354,7 @@ class GPT2(keras.Model):
 
     def logits(self, h: tf.Tensor) -> tf.Tensor:
         """[batch, seq, n_embd] -> [batch, seq, n_vocab]; the head is `wte` again."""
-        wte = self._wte()
+        wte = self.head()
         if h.shape[1] != 1:
             x = tf.matmul(h, wte, transpose_b=True)
         elif h.shape[0] == 1:  # twice: two rows take less time than one
@@ -392,7 +393,7 @@ class GPT2(keras.Model):
         def gradients(tokens, targets):
             with tf.GradientTape() as tape:
                 h = self.hidden(tokens, training=True)[0]
-                loss = cross_entropy(h, self._wte(), targets, training=True) / count
+                loss = cross_entropy(h, self.head(), targets, training=True) / count
                 scaled = self.optimizer.scale_loss(loss)
             return loss, tape.gradient(scaled, self.trainable_variables)
 
@@ -416,7 +417,7 @@ class GPT2(keras.Model):
             return super().test_step(data)
         tokens, targets = unpacked(data)
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-        loss = cross_entropy(self.hidden(tokens, training=False)[0], self._wte(), targets) / count
+        loss = cross_entropy(self.hidden(tokens, training=False)[0], self.head(), targets) / count
         self._loss_tracker.update_state(loss, sample_weight=count)
         return self.get_metrics_result()
 
@@ -433,7 +434,7 @@ class GPT2(keras.Model):
             del traces[next(iter(traces))]
         return traces[key]
 
-    def _wte(self) -> tf.Tensor:
+    def head(self) -> tf.Tensor:
         # Its value, since a gather from the variable itself makes every other read of it a copy; and cast by hand,
         # since Keras casts under `call` alone, and `forward` must give the same numbers.
         return tf.cast(tf.convert_to_tensor(self.wte), self.compute_dtype)

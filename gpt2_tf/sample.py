@@ -66,6 +66,26 @@ def _specs(model: GPT2, batch: int | None = None) -> tuple[State, Choice, tf.Ten
     return state, choice, tf.TensorSpec([batch, None], tf.float64)
 
 
+def step(
+    model: GPT2, state: State, choice: Choice, noise: tf.Tensor, limit: tf.Tensor, filters: Sequence[Filter] = ()
+) -> State:
+    """One token more for each row; `noise` is float64 [batch], `limit` int32 [batch]."""
+    logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.start)
+    logits = tf.cast(logits, tf.float32)
+    text = Text(state.tokens, state.start, state.stop, state.count)
+    token = choice.token(logits, text, noise, filters)
+    going = state.going(limit)
+    logprob = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
+    return State(
+        tf.concat([state.tokens, token[:, None]], axis=1),
+        state.start,
+        past,
+        tf.where(going, choice.next_stop(state.stop, token), state.stop),
+        state.count + tf.cast(going, tf.int32),
+        tf.concat([state.logprobs, logprob[:, None]], axis=1),
+    )
+
+
 def decoder(model: GPT2, filters: tuple[Filter, ...], batch: int | None) -> tf.types.experimental.PolymorphicFunction:
     """The loop, `decode(state, choice, noise, limit) -> State`, for `GPT2.traced`; a `batch` of 1 has a faster one.
 
@@ -77,26 +97,13 @@ def decoder(model: GPT2, filters: tuple[Filter, ...], batch: int | None) -> tf.t
 
     @tf.function(autograph=False, input_signature=[state, choice, noise, state.count])
     def decode(state, choice, noise, limit):
-        def step(i, state):
-            logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.start)
-            logits = tf.cast(logits, tf.float32)
-            text = Text(state.tokens, state.start, state.stop, state.count)
-            token = choice.token(logits, text, noise[:, i], filters)
-            going = state.going(limit)
-            logprob = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
-            return i + 1, State(
-                tf.concat([state.tokens, token[:, None]], axis=1),
-                state.start,
-                past,
-                tf.where(going, choice.next_stop(state.stop, token), state.stop),
-                state.count + tf.cast(going, tf.int32),
-                tf.concat([state.logprobs, logprob[:, None]], axis=1),
-            )
+        def next_step(i, state):
+            return i + 1, step(model, state, choice, noise[:, i], limit, filters)
 
         state = state._replace(past=cache.divide(state.past), logprobs=state.logprobs[:, :0])
         return tf.while_loop(
             lambda i, state: (i < tf.shape(noise)[1]) & tf.reduce_any(state.going(limit)),
-            step,
+            next_step,
             (0, state),
             shape_invariants=(tf.TensorShape([]), shapes),
         )[1]

@@ -124,3 +124,21 @@ def test_filters_of_ones_own_come_before_the_temperature():
 def test_wrong_settings_say_what_fits(settings, message):
     with pytest.raises(ValueError, match=message):
         choice(4, **settings)
+
+
+def test_each_row_may_have_settings_of_its_own():
+    logits = np.random.default_rng(7).normal(size=[4, 50], scale=2)
+    noise = [0.2, 0.9, 0.6, 0.95]
+    columns = {"temperature": [0.0, 1.5, 0.5, 1.0], "top_k": [0, 5, 0, 2], "top_p": [1.0, 0.9, 0.3, 1.0]}
+    settings = {name: tf.constant(values)[:, None] for name, values in columns.items()}
+    rows = tf.zeros([4], tf.int32)
+    token = (
+        choice(50)
+        ._replace(**settings)
+        .token(tf.constant(logits, tf.float32), Text(rows[:, None], rows, rows, rows), tf.constant(noise, tf.float64))
+    )
+    alone = [
+        choose(logits[i : i + 1], noise[i], **{name: values[i] for name, values in columns.items()})[0]
+        for i in range(4)
+    ]
+    assert token.numpy().tolist() == alone

@@ -538,6 +538,46 @@ def test_evaluate_lambada_and_choice(cli, tiny_folder, loaded):
     assert report["task"] == "choice" and report["results"] == evaluate.choice(*loaded, [question])
 
 
+# export
+
+
+def test_export_passes_what_is_given_on(cli, tiny_folder, loaded, monkeypatch, tmp_path):
+    from gpt2_tf import export
+
+    asked = []
+    monkeypatch.setattr(export, "export", lambda *args, **kwargs: asked.append((args, kwargs)) or tmp_path / "1")
+    settings = {"length": 3, "max_length": 9, "max_batch": 2, "temperature": 0.5, "top_k": 4, "top_p": 0.5, "seed": -1}
+    flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+    ran = cli("export", "--model", tiny_folder, tmp_path, *flags, "--dtype", "bfloat16", "--check")
+    assert (ran.status, text_of(ran), ran.err) == (0, str(tmp_path / "1"), "")
+    cli("export", "--model", tiny_folder, tmp_path)
+    assert asked == [
+        ((*loaded, str(tmp_path)), {**settings, "dtype": "bfloat16", "check": True}),
+        ((*loaded, str(tmp_path)), {"check": False}),
+    ]
+
+
+@pytest.mark.slow
+def test_export_writes_what_tensorflow_runs(cli, tiny_folder, loaded, tmp_path):
+    import tensorflow as tf
+
+    ran = cli("export", "--model", tiny_folder, tmp_path / "out", "--length", 5, "--temperature", 0, "--check")
+    assert (ran.status, text_of(ran)) == (0, str(tmp_path / "out" / "1"))
+    (completion,) = gpt2_tf.generate(*loaded, "The quick", length=5, temperature=0)
+    (text,) = (
+        tf.saved_model.load(tmp_path / "out" / "1")
+        .signatures["serving_default"](tf.constant(["The quick"]))["text"]
+        .numpy()
+    )
+    assert text.decode() == completion.text
+
+
+def test_export_of_too_long_a_length(cli, tiny_folder, loaded, tmp_path):
+    ran = cli("export", "--model", tiny_folder, tmp_path / "out", "--max-length", 33)
+    assert_error(ran, 1, "max_length is 33, but must be 1 to 32")
+    assert not (tmp_path / "out").exists()
+
+
 # mistakes
 
 USAGE = {
@@ -547,7 +587,7 @@ USAGE = {
         [
             "'compose'",
             "'generate', 'interactive', 'download', 'encode', 'decode', 'prepare', 'train', 'evaluate', 'info', "
-            "'convert'",
+            "'convert', 'export'",
         ],
     ),
     "unknown flag": (["generate", "--tempo", "3"], ["unrecognized arguments: --tempo"]),
@@ -573,6 +613,9 @@ USAGE = {
     "min_length -1": (["generate", "--min-length", "-1"], ["--min-length: '-1'", "a whole number at least 0"]),
     "stop escape": (["generate", "--stop", r"a\d"], [r"--stop: \d in a\d has no meaning", r"\n, \r, \t, or \\"]),
     "stop not UTF-8": (["generate", "--stop", "a\udcff"], [r"--stop: 'a\udcff' is not UTF-8", "convert it first"]),
+    "export to nowhere": (["export"], ["required: OUT", "`gpt2-tf export --help`"]),
+    "export max_length 0": (["export", "x", "--max-length", "0"], ["--max-length: '0'", "a whole number at least 1"]),
+    "export in halves": (["export", "x", "--dtype", "float16"], ["--dtype: invalid choice: 'float16'", "bfloat16"]),
     "prompt and file": (["generate", "x", "--file", "f"], ["--file: not allowed with argument PROMPT"]),
     "evaluate nothing": (["evaluate"], ["required: TASK", "`gpt2-tf evaluate --help`"]),
     "unknown task": (["evaluate", "taste", "f"], ["'taste'", "'perplexity', 'lambada', 'choice'"]),

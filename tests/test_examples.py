@@ -220,3 +220,70 @@ def test_what_the_papers_table_makes_of_datasets():
     assert (question["context"], question["choices"]) == ("", ["Dog", "Fox"])
     with pytest.raises(ValueError, match="line 1 is no question"):
         script["questions"]("21 XXXXX ran .\tCat\t\tDog|Fox\n")
+
+
+class Answer:
+    """Of a server that writes each prompt's settings."""
+
+    ok = True
+
+    def __init__(self, body):
+        self.inputs = body["inputs"]
+
+    def json(self):
+        rows = [dict(zip(self.inputs, row, strict=True)) for row in zip(*self.inputs.values(), strict=True)]
+        texts = [f" {row['length']} {row['seed']} {row['stop']}" for row in rows]
+        return {"outputs": {"text": texts, "finish_reason": ["length"] * len(rows)}}
+
+
+def test_serving_client_over_rest(monkeypatch, capsys):
+    import requests
+
+    asked = []
+
+    def post(url, json, timeout):
+        asked.append((url, json["signature_name"], set(json["inputs"])))
+        return Answer(json)
+
+    monkeypatch.setattr(requests, "post", post)
+    monkeypatch.setattr(sys, "argv", ["serving_client.py", "a", "b", "--length", "7", "--seed", "4", "--stop", "x"])
+    runpy.run_path(str(EXAMPLES / "serving_client.py"), run_name="__main__")
+    assert capsys.readouterr().out == "a 7 4 x\n[length]\nb 7 5 x\n[length]\n"
+    inputs = {"text", "length", "temperature", "top_k", "top_p", "seed", "stop"}
+    assert asked == [("http://localhost:8501/v1/models/gpt2:predict", "generate", inputs)]
+
+
+def test_serving_client_over_grpc(monkeypatch, capsys):
+    """With a server of the extra's own stubs, on loopback."""
+    pytest.importorskip("tensorflow_serving.apis", reason="needs tensorflow-serving-api")
+    from concurrent import futures
+
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
+        def Predict(self, request, context):
+            inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+            if inputs["length"][0] > 9:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, "length must be 1 to 9")
+            dtypes.update({name: value.dtype.name for name, value in inputs.items()})
+            response = predict_pb2.PredictResponse()
+            for name, values in (("text", [b" x", b" y"]), ("finish_reason", [b"stop", b"length"])):
+                response.outputs[name].CopyFrom(tf.make_tensor_proto(values))
+            return response
+
+    dtypes = {}
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Servicer(), server)
+    address = f"localhost:{server.add_insecure_port('localhost:0')}"
+    server.start()
+    monkeypatch.setattr(sys, "argv", ["serving_client.py", "a", "b", "--grpc", address])
+    runpy.run_path(str(EXAMPLES / "serving_client.py"), run_name="__main__")
+    assert capsys.readouterr().out == "a x\n[stop]\nb y\n[length]\n"
+    numbers = {"length": "int32", "temperature": "float32", "top_k": "int32", "top_p": "float32", "seed": "int64"}
+    assert dtypes == {"text": "object", "stop": "object", **numbers}
+    monkeypatch.setattr(sys, "argv", ["serving_client.py", "a", "b", "--grpc", address, "--length", "10"])
+    with pytest.raises(SystemExit, match="length must be 1 to 9"):
+        runpy.run_path(str(EXAMPLES / "serving_client.py"), run_name="__main__")
+    server.stop(None)

@@ -40,6 +40,7 @@ FLOORS = {
     "gpt2_tf.convert": 5,
     "gpt2_tf.text": 5,
     "gpt2_tf.beam": 6,
+    "gpt2_tf.export": 6,
     "gpt2_tf.interactive": 6,
     "gpt2_tf.callbacks": 6,
     "gpt2_tf.prompts": 6,

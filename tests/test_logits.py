@@ -123,3 +123,19 @@ def test_no_repeat_ngram_cuts_what_would_repeat(n, texts, starts):
         expected.append({token for token in range(6) if (*text[len(text) - n + 1 :], token)[-n:] not in runs})
     filtered = filters.no_repeat_ngram(logits, n, tf.constant(texts), tf.constant(starts))
     assert kept(filtered) == expected
+
+
+def test_each_row_may_have_a_setting_of_its_own():
+    logits = random_logits(5, batch=4)
+    k, p, t = (
+        np.array([[3], [0], [50], [1]]),
+        np.float32([[0.9], [1.0], [0.2], [0.5]]),
+        np.float32([[1], [2], [3], [4]]),
+    )
+    for filter, values in ((filters.top_k, k), (filters.top_p, p), (filters.temperature, t), (filters.min_p, p)):
+        alone = [filter(row[None], setting)[0] for row, setting in zip(logits, values, strict=True)]
+        np.testing.assert_array_equal(filter(logits, values), alone)
+
+
+def test_top_k_of_0_keeps_all():
+    assert kept(filters.top_k(random_logits(6), 0)) == [set(range(50))] * 3
