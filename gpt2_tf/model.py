@@ -340,7 +340,7 @@ class GPT2(keras.Model):
         seed = tf.cast(self.seeds.next(), tf.int32) if training and self.hparams.dropout else None
         h = dropout(h, self.hparams.dropout, seed, 0)
         mask = attention_mask(seq, n_past + seq, start)
-        if past is not None and tokens.shape[1] != 1:
+        if past is not None and tokens.shape[1] != 1:  # pieces are of use for one token alone
             past = cache.join(past)
         presents = []
         for i, block in enumerate(self.h):
@@ -435,6 +435,7 @@ class GPT2(keras.Model):
         return traces[key]
 
     def head(self) -> tf.Tensor:
+        """`wte` in the dtype that the model computes in, [n_vocab, n_embd]."""
         # Its value, since a gather from the variable itself makes every other read of it a copy; and cast by hand,
         # since Keras casts under `call` alone, and `forward` must give the same numbers.
         return tf.cast(tf.convert_to_tensor(self.wte), self.compute_dtype)

@@ -183,16 +183,15 @@ def test_a_failed_save_leaves_the_old_files(saved, folder, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_the_index_takes_its_place_last(saved, folder, monkeypatch):
-    """So that a new index has new data beside it, wherever a kill falls."""
+def test_what_names_the_weights_takes_its_place_after_them(saved, folder, monkeypatch):
+    """So that a new index has new data beside it, and what names them has both, wherever a kill falls."""
     moved = []
     replace = os.replace
     monkeypatch.setattr(
         os, "replace", lambda source, target: (moved.append(Path(target).name), replace(source, target))
     )
     saved[0].save_checkpoint(folder)
-    assert sorted(moved[:2]) == ["checkpoint", "model.ckpt.data-00000-of-00001"]
-    assert moved[2:] == ["model.ckpt.index", "hparams.json"]
+    assert moved == ["model.ckpt.data-00000-of-00001", "model.ckpt.index", "checkpoint", "hparams.json"]
 
 
 def test_a_fine_tuned_folder_has_a_name_of_its_own(saved, folder):
