@@ -113,7 +113,7 @@ def test_train_a_model_and_load_it(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("ROMEO:\nBut soft, what light through yonder window breaks?\n\nJULIET:\nAy me, naïve!\n\n" * 30)
     flags = ["--n-vocab", "300", "--n-ctx", "16", "--n-embd", "16", "--n-head", "2", "--n-layer", "1"]
-    flags += ["--steps", "40", "--batch-size", "4", "--dropout", "0"]
+    flags += ["--steps", "80", "--batch-size", "4", "--dropout", "0"]
     # A process: the script sets Keras's dtype policy and the seeds.
     ran = subprocess.run(
         [sys.executable, EXAMPLES / "train_shakespeare.py", text, tmp_path / "out", *flags],
