@@ -76,7 +76,8 @@ def test_what_the_wheel_says(wheel):
     assert metadata["Name"] == "gpt2-tf"
     assert metadata["Version"] == gpt2_tf.__version__
     assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
-    assert set(metadata.get_all("Provides-Extra")) == {"tokenizers", "hf", "keras-nlp", "test", "peers"}
+    for_users = {"tokenizers", "hf", "keras-nlp", "lm-eval", "plot", "serving", "tensorboard", "wandb"}
+    assert set(metadata.get_all("Provides-Extra")) == {*for_users, "test", "peers"}
     needed = {line.split(">")[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert needed == {"tensorflow", "keras", "numpy", "ml_dtypes", "requests", "tiktoken", "tqdm"}
     assert metadata.get_payload() == (ROOT / "README.md").read_text("utf-8")
