@@ -125,7 +125,7 @@ class Log(keras.callbacks.Callback):
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        _put(self.path, text.getvalue().encode())
+        put(self.path, text.getvalue().encode())
         draw(self.rows, self.path.with_name("loss.png"))
 
 
@@ -144,10 +144,11 @@ def draw(rows: list[Mapping[str, str]], path: Path) -> None:
     axes.legend()
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
-    _put(path, image.getvalue())
+    put(path, image.getvalue())
 
 
-def _put(path: Path, data: bytes) -> None:
+def put(path: Path, data: bytes) -> None:
+    """Writes a file, which appears whole."""
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(data)
     os.replace(part, path)

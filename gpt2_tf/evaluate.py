@@ -221,7 +221,7 @@ def read(text: str, name: str, task: str) -> list[Any]:
     Raises:
         ValueError: the text is empty, or a line isn't such an object; the error has its number.
     """
-    lines = [line for line in text.removeprefix("\ufeff").removesuffix("\n").split("\n")]
+    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
     if lines == [""]:
         raise ValueError(f"{name} is empty, but must have an object of JSON a line: {FORMS[task]}")
     examples = []

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from gpt2_tf import loss
 from gpt2_tf.model import GPT2
+from gpt2_tf.sample import check_finite, pad
 
 BATCH_SIZE = 8
 
@@ -43,15 +44,10 @@ def likelihoods(
     by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
     for first in range(0, len(rows), batch_size):
         numbers = by_length[first : first + batch_size]
-        seq = len(rows[numbers[0]].ids)
-        tokens = np.zeros([len(numbers), seq], np.int32)
-        start = np.array([seq - len(rows[number].ids) for number in numbers], np.int32)
+        tokens, start = pad([rows[number].ids for number in numbers])
         counts = np.array([rows[number].count for number in numbers], np.int32)
-        for line, column, number in zip(tokens, start, numbers, strict=True):
-            line[column:] = rows[number].ids
-        found = [values.numpy() for values in scorer(*map(tf.constant, (tokens, start, counts, mask)))]
-        if not np.isfinite(found[0]).all():
-            raise ValueError("the model's logits are not finite; its weights are damaged")
+        found = [values.numpy() for values in scorer(tokens, start, *map(tf.constant, (counts, mask)))]
+        check_finite(found[0])
         ends = np.cumsum(counts)[:-1]
         yield from zip(numbers, map(Likelihood, *(np.split(values, ends) for values in found)), strict=True)
 

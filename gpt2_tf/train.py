@@ -19,7 +19,6 @@ from gpt2_tf.model import GPT2
 
 SCRATCH, RESUME = "scratch", "resume"
 RUN, DATA = "train.json", "data"  # in a run's folder
-N_CTX = 1024
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -193,10 +192,8 @@ def _begin(out: Path, model: GPT2, encoder: Encoder, settings: Settings, data: P
         place.mkdir(parents=True, exist_ok=True)
         encoder.save(place)
     model.save_checkpoint(out, step=0)
-    part = out / f"{RUN}.part"
     place = DATA if data == out / DATA else str(data)  # so that the whole folder can be moved
-    part.write_text(json.dumps({"data": place, **dataclasses.asdict(settings)}, indent=2))
-    os.replace(part, out / RUN)
+    callbacks.put(out / RUN, json.dumps({"data": place, **dataclasses.asdict(settings)}, indent=2).encode())
 
 
 def _read_run(out: Path, given: Mapping[str, Any]) -> tuple[Settings, Path]:
