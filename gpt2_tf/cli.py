@@ -345,7 +345,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
     for name, parse, help in (
-        ("steps", number(int, 1), "optimizer steps (default: 1000)"),
+        ("steps", number(int, 1), "optimizer steps (default: 1000); to resume, more than the run's make it longer"),
         ("batch-size", number(int, 1), "rows a step (default: 4)"),
         ("window", number(int, 1), "tokens a row (default: 256, or the model's n_ctx if that is less)"),
         ("learning-rate", number(float, 0, above=True), "at its highest (default: 5e-5, and 1e-3 from scratch)"),
