@@ -885,7 +885,7 @@ def another_vocabulary(place: Path) -> None:
 
 
 DAMAGED = {
-    "hparams empty": (content("hparams.json", b""), ["hparams.json is empty", "hyperparameters as JSON"]),
+    "hparams empty": (content("hparams.json", b""), ["hparams.json is empty", "must hold a JSON object"]),
     "hparams not JSON": (content("hparams.json", b'{"n_vocab": 300,'), ["hparams.json is not JSON", "line 1 column"]),
     "hparams not UTF-8": (content("hparams.json", b'{"\xff": 1}'), ["hparams.json is not JSON"]),
     "hparams a list": (content("hparams.json", b"[1, 2]"), ["hparams.json holds a JSON list", "must hold an object"]),
