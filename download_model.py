@@ -19,6 +19,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from gpt2_tf import progress
 from gpt2_tf.hparams import HParams, canonical_size
 
 # requests, tqdm and NumPy (in gpt2_tf.bundle) are imported where they are used, so that `--help` is quick.
@@ -197,8 +198,6 @@ def _attempt(session, url: str, part: Path, expected: int | None) -> _Again | No
 
 def _receive(session, url: str, part: Path, expected: int | None) -> None:
     """Requests what `part` lacks and appends it; `expected` is the whole file's size in bytes, if known."""
-    from tqdm import tqdm
-
     offset = _size(part) if part.name.removesuffix(".part") in RESUMABLE else 0
     if offset and offset == expected:
         return
@@ -214,15 +213,8 @@ def _receive(session, url: str, part: Path, expected: int | None) -> None:
                 f"{url} has {total:,} bytes, but {part.with_name(INDEX)} says {expected:,}: one of them is of another "
                 "model; delete the index if it is not OpenAI's, or choose another --base-url"
             )
-        bar = tqdm(
-            desc=part.name.removesuffix(".part"),
-            initial=offset,
-            total=total,
-            unit="B",
-            unit_scale=True,
-            # A log keeps each line that a terminal overwrites.
-            mininterval=0.1 if sys.stderr.isatty() else 10,
-        )
+        name = part.name.removesuffix(".part")
+        bar = progress.bar(desc=name, initial=offset, total=total, unit="B", unit_scale=True)
         with bar, _disk(part, total), open(part, "ab" if offset else "wb") as file:
             for chunk in _chunks(response, url):
                 file.write(chunk)

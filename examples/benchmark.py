@@ -72,12 +72,18 @@ def ours(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str
     }
 
 
-def transformers(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str, tuple[int, Callable]]:
-    import torch
+def lm_head_model(hparams: "gpt2_tf.HParams"):
+    """transformers' model, with random weights."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(n_embd=hparams.n_embd, n_head=hparams.n_head, n_layer=hparams.n_layer)
-    model = GPT2LMHeadModel(config).eval()
+    return GPT2LMHeadModel(config)
+
+
+def transformers(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str, tuple[int, Callable]]:
+    import torch
+
+    model = lm_head_model(hparams).eval()
 
     def generate(batch: int) -> Callable:
         tokens = torch.tensor([prompt] * batch)
@@ -138,10 +144,7 @@ def save(library: str, hparams: "gpt2_tf.HParams", folder: str) -> None:
     if library == "gpt2_tf":
         gpt2_tf.GPT2(hparams).save_checkpoint(folder)
     else:
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        config = GPT2Config(n_embd=hparams.n_embd, n_head=hparams.n_head, n_layer=hparams.n_layer)
-        GPT2LMHeadModel(config).save_pretrained(folder)
+        lm_head_model(hparams).save_pretrained(folder)
 
 
 def first_tokens(hparams: "gpt2_tf.HParams", libraries: list[str], rounds: int, connection) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from gpt2_tf import __version__, interrupt
+from gpt2_tf import __version__, interrupt, shard
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, canonical_size
 from gpt2_tf.settings import FORMS, SETTINGS, STOP, number
 
@@ -44,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         return 1
     except KeyboardInterrupt:
-        resumes = args.run is download or (args.run is generate and args.out)
+        resumes = args.run is download or (args.run in (generate, evaluate) and args.out)
         again = "; run it again and it resumes" if resumes else ""
+        if args.run is generate and args.file and not args.out:
+            again = "; what was done but waited for a sample before it is lost, which --out keeps"
         if args.run is train and Path(args.out, "train.json").exists():
             again = f"; `gpt2-tf train --out {shlex.quote(args.out)} --init-from resume` goes on"
         print(f"gpt2-tf: interrupted{again}", file=sys.stderr)
@@ -62,29 +64,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 def generate(args: argparse.Namespace) -> None:
     from gpt2_tf import folder, prompts
 
+    _check_shard(args)
     if args.file is not None:
         texts = prompts.read(_file(args.file), "stdin" if args.file == "-" else args.file)
     else:
         texts = [None if args.prompt is None else _text(args.prompt)]
     settings = {**_settings(args), "window": args.window, "num_samples": args.nsamples}
+    settings["batch_size"] = args.batch_size if args.draft_model is None else 1
     # What is wrong from here to the record is said before TensorFlow takes its seconds.
     place = folder.find(_model(args), args.models_dir)
     draft = args.draft_model
     if draft not in (None, "lookup"):
         draft = folder.find(draft, args.models_dir)
-    record = None if args.out is None else prompts.begin(args.out, texts, place, settings)
+    record = None
+    if args.out is not None:
+        drafts = {"draft": folder.digest(draft) if isinstance(draft, Path) else draft}
+        record = prompts.begin(args.out, texts, place, settings | drafts, args.shard)
     with record or contextlib.nullcontext(), interrupt.kept():
         from gpt2_tf import load, stream
 
         model, enc = load(place)
         if isinstance(draft, Path):
             draft, _ = load(draft)
-        settings |= {"batch_size": args.batch_size, "draft": draft}
+        settings["draft"] = draft
         if record is None and len(texts) == args.nsamples == 1 and not args.json:
             _stream(texts[0] or "", stream(model, enc, texts[0], **settings))
         else:
             bar = args.file is not None
             prompts.write(model, enc, texts, settings, record=record, as_json=args.json, bar=bar)
+    _say_shard(args)
 
 
 def interactive(args: argparse.Namespace) -> None:
@@ -173,20 +181,33 @@ def evaluate(args: argparse.Namespace) -> None:
     import json
 
     from gpt2_tf import folder
+    from gpt2_tf.record import Record
 
+    _check_shard(args)
     name = "stdin" if args.file == "-" else args.file
     text = _file(args.file)
+    settings = {key: getattr(args, key) for key in ("window", "stride", "batch_size") if hasattr(args, key)}
     place = folder.find(_model(args), args.models_dir)
-    with interrupt.kept():
+    digest = folder.digest(place)
+    record = None
+    if args.out is not None:
+        run = {"task": args.task, "text": folder.sha256(text.encode()), "model": digest, **settings}
+        record = Record(args.out, run, 0, args.shard)
+    with record or contextlib.nullcontext(), interrupt.kept():
         from gpt2_tf import load
 
         model, enc = load(place)
         from gpt2_tf import evaluate
 
-        settings = {key: getattr(args, key) for key in ("window", "stride", "batch_size") if hasattr(args, key)}
-        report = evaluate.report(model, enc, args.task, text, name, settings)
-        report["model"] = {"name": args.model or "shakespeare", "digest": folder.digest(place), **report["model"]}
-    print(json.dumps(report, indent=2))
+        report = evaluate.report(model, enc, args.task, text, name, settings, record)
+        if report is not None:
+            report["model"] = {"name": args.model or "shakespeare", "digest": digest, **report["model"]}
+            lines = json.dumps(report, indent=2)
+            if record is None:
+                print(lines)
+            else:
+                record.finish([lines])
+    _say_shard(args)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -238,12 +259,30 @@ def _parser() -> argparse.ArgumentParser:
         flag = f"--{name.replace('_', '-')}"
         settings.add_argument(flag, action=action, type=_typed(setting.parse), default=default, help=setting.help)
 
-    sub = command(generate, "Continue a prompt, or write without one; the text goes to stdout.", models, settings)
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write here, not to stdout, when all is done; until then FILE.part keeps what is, "
+        "and the same command goes on from it after an end before its time",
+    )
+    out.add_argument(
+        "--shard",
+        type=_typed(shard.parse),
+        default=shard.WHOLE,
+        metavar="K/N",
+        help="do share K, from 0, of N processes with the same --out, here or where its folder is mounted; "
+        "the last of them writes it, as one alone would have",
+    )
+
+    sub = command(generate, "Continue a prompt, or write without one; the text goes to stdout.", models, settings, out)
     source = sub.add_mutually_exclusive_group()
     source.add_argument("prompt", nargs="?", metavar="PROMPT", help="- reads stdin; none starts from <|endoftext|>")
     source.add_argument("--file", metavar="FILE", help="a prompt a line, each continued; - reads stdin")
     sub.add_argument("--nsamples", type=_typed(number(int, 1)), default=1, help="how many for each prompt (default: 1)")
-    sub.add_argument("--batch-size", type=_typed(number(int, 1)), help="samples computed at a time (default: up to 16)")
+    sub.add_argument(
+        "--batch-size", type=_typed(number(int, 1)), default=16, help="samples computed at a time (default: 16)"
+    )
     sub.add_argument(
         "--draft-model",
         metavar="NAME|DIR",
@@ -255,12 +294,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--json", action="store_true", help="an object a line: prompt, text, ids, finish_reason and logprobs of each"
-    )
-    sub.add_argument(
-        "--out",
-        metavar="FILE",
-        help="write here, not to stdout, when all is done; until then FILE.part keeps what is, "
-        "and the same command goes on from it after an end before its time",
     )
 
     command(interactive, "Write along with the model, line by line; /help there says how.", models, settings)
@@ -312,7 +345,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--models-dir", default="models", metavar="DIR", help="where sizes are kept (default: models)")
     for name, parse, help in (
-        ("steps", number(int, 1), "optimizer steps (default: 1000)"),
+        ("steps", number(int, 1), "optimizer steps (default: 1000); to resume, more than the run's make it longer"),
         ("batch-size", number(int, 1), "rows a step (default: 4)"),
         ("window", number(int, 1), "tokens a row (default: 256, or the model's n_ctx if that is less)"),
         ("learning-rate", number(float, 0, above=True), "at its highest (default: 5e-5, and 1e-3 from scratch)"),
@@ -367,7 +400,7 @@ def _parser() -> argparse.ArgumentParser:
             "- reads stdin",
         ),
     ):
-        of_task = tasks.add_parser(task, help=help, description=help, parents=[models, debug])
+        of_task = tasks.add_parser(task, help=help, description=help, parents=[models, out, debug])
         of_task.set_defaults(parser=of_task)
         of_task.add_argument("file", metavar="FILE", help=file)
         if task == "perplexity":
@@ -430,6 +463,18 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
     settings = {name: getattr(args, name) for name in SETTINGS}
     settings["stop"] = STOP if args.stop is None else tuple(string for string in args.stop if string)
     return settings
+
+
+def _check_shard(args: argparse.Namespace) -> None:
+    if args.shard.of > 1 and args.out is None:
+        args.parser.error("--shard needs --out FILE, the same for all shards, beside which each keeps its share")
+    if args.shard.of > 1 and getattr(args, "seed", 0) is None:
+        args.parser.error("--shard needs --seed N, the same for all shards, as they are one run")
+
+
+def _say_shard(args: argparse.Namespace) -> None:
+    if args.out is not None and not os.path.exists(args.out):
+        print(f"gpt2-tf: shard {args.shard} is done; {args.out} comes with the last of them", file=sys.stderr)
 
 
 def _model(args: argparse.Namespace, notice: str = BUNDLED_NOTICE) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from encoder import Encoder
-from gpt2_tf import bundle, huggingface
+from gpt2_tf import bundle, huggingface, progress
 from gpt2_tf.folder import VOCABULARY, find
 from gpt2_tf.hparams import HParams
 from gpt2_tf.settings import FORMS
@@ -118,12 +118,7 @@ def _any(folder: Path, names: tuple[str, ...]) -> bool:
 
 def _arrays(source: Source, title: str) -> Iterator[np.ndarray]:
     """The weights in order of name, none of them held here."""
-    from tqdm import tqdm
-
-    # A log keeps each line that a terminal overwrites.
-    interval = 0.1 if sys.stderr.isatty() else 10
-    total = 4 * source.hparams.n_params
-    with tqdm(desc=title, total=total, unit="B", unit_scale=True, mininterval=interval) as bar:
+    with progress.bar(desc=title, total=4 * source.hparams.n_params, unit="B", unit_scale=True) as bar:
         for name, shape in source.hparams.shapes.items():
             yield source.read(name)
             bar.update(4 * int(np.prod(shape)))

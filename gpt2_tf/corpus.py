@@ -7,13 +7,13 @@ import gzip
 import json
 import os
 import re
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from encoder.bpe import END_OF_TEXT
+from gpt2_tf import progress
 
 KINDS = (".txt", ".csv", ".jsonl")
 PIECE = 2**18  # bytes or characters
@@ -56,12 +56,8 @@ def find(files: Files) -> list[Path]:
 
 def read(paths: Sequence[Path], doing: str, *, column: str | None, field: str) -> Iterator[str]:
     """The documents, each closed by the letters of `<|endoftext|>`, in pieces that can be encoded one by one."""
-    from tqdm import tqdm
-
     size = sum(path.stat().st_size for path in paths)
-    # A log keeps each line that a terminal overwrites.
-    seconds = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(desc=doing, total=size, unit="B", unit_scale=True, mininterval=seconds, delay=1, leave=False) as bar:
+    with progress.bar(desc=doing, total=size, unit="B", unit_scale=True, delay=1, leave=False) as bar:
         for path in paths:
             begun = bar.n
             with open(path, "rb") as file:

@@ -3,18 +3,20 @@
 import json
 import math
 import platform
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from encoder import Encoder
+from gpt2_tf import progress
 from gpt2_tf.folder import sha256
 from gpt2_tf.hparams import is_whole
 from gpt2_tf.likelihood import BATCH_SIZE, Likelihood, Row, likelihoods
 from gpt2_tf.model import GPT2
+from gpt2_tf.record import Record
+from gpt2_tf.shard import WHOLE
 from gpt2_tf.text import check_vocabulary
 
 # The English list of NLTK's stopwords corpus, as it was in 2019, but for the ends of contractions.
@@ -37,7 +39,8 @@ def perplexity(
     stride: int | None = None,
     batch_size: int = BATCH_SIZE,
     bar: bool = False,
-) -> dict[str, float | None]:
+    record: Record | None = None,
+) -> dict[str, float | None] | None:
     """How unlikely a text is after `<|endoftext|>`, each of its tokens scored once.
 
     `nats` is its negative log-likelihood; perplexity is exp(nats / count) per token, per word (what is between white
@@ -50,6 +53,8 @@ def perplexity(
             from all there are; None takes half of the window.
         batch_size: windows computed at a time.
         bar: show on stderr how far it is.
+        record: keeps each window's scores as they come, so that a run that was killed goes on, and processes share one
+            by its shards; where theirs aren't done yet, None comes back.
 
     Raises:
         ValueError: an argument out of its range, or an empty text.
@@ -65,7 +70,10 @@ def perplexity(
     if not text:
         raise ValueError("the text is empty, so there is nothing to score")
     rows = windows([enc.end_of_text, *enc.encode(text)], window, stride)
-    nats = -sum(float(score.logprobs.sum(dtype=np.float64)) for score in _scores(model, rows, batch_size, bar))
+    scores = _scores(model, rows, batch_size, bar, record)
+    if scores is None:
+        return None
+    nats = -sum(float(score.logprobs.sum(dtype=np.float64)) for score in scores)
     counts = {"token": sum(row.count for row in rows), "word": len(text.split()), "byte": len(text.encode())}
     return {
         "nats": nats,
@@ -90,8 +98,9 @@ def lambada(
     *,
     batch_size: int = BATCH_SIZE,
     bar: bool = False,
+    record: Record | None = None,
     name: str = "texts",
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """How well the last word of each text is predicted, in the ways that have been published.
 
     `last_word` is the harness's `lambada_openai`: right where each token of the word is the likeliest after the true
@@ -114,7 +123,9 @@ def lambada(
     if not rows:
         raise ValueError(f"{name} is empty, so there is nothing to score")
     never = {ids[0] for word in STOP_WORDS.split() if len(ids := enc.encode(f" {word}")) == 1}
-    scores = _scores(model, rows, batch_size, bar, never)
+    scores = _scores(model, rows, batch_size, bar, record, never)
+    if scores is None:
+        return None
     sums = [score.logprobs.sum(dtype=np.float64) for score in scores]
     right = [score.filtered[0] and score.greedy[1:].all() for score in scores]
     return {
@@ -138,8 +149,9 @@ def choice(
     *,
     batch_size: int = BATCH_SIZE,
     bar: bool = False,
+    record: Record | None = None,
     name: str = "questions",
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """How often the right one of several continuations is the likeliest.
 
     A question has `context`, `choices`, the number of the right one from 0, `answer`, and perhaps an `ending`, the same
@@ -168,7 +180,9 @@ def choice(
             endings.append(_row(enc, context + text, ending).count if ending else 0)
     if not rows:
         raise ValueError(f"{name} is empty, so there is nothing to score")
-    scores = _scores(model, rows, batch_size, bar)
+    scores = _scores(model, rows, batch_size, bar, record)
+    if scores is None:
+        return None
     by = {name: [] for name in ("full", "per_byte", "partial")}
     last = 0
     for question in questions:
@@ -192,18 +206,29 @@ def choice(
 
 
 def report(
-    model: GPT2, enc: Encoder, task: str, text: str, name: str, settings: Mapping[str, Any]
-) -> dict[str, dict[str, Any] | str]:
-    """What `gpt2-tf evaluate` prints of a file's text: the results, with a bar on stderr, and what repeats them."""
+    model: GPT2,
+    enc: Encoder,
+    task: str,
+    text: str,
+    name: str,
+    settings: Mapping[str, Any],
+    record: Record | None = None,
+) -> dict[str, dict[str, Any] | str] | None:
+    """What `gpt2-tf evaluate` prints of a file's text: the results, with a bar on stderr, and what repeats them.
+
+    None where other shards of the record aren't done yet.
+    """
     if task == "perplexity":
         if not text:
             raise ValueError(f"{name} is empty, so there is nothing to score")
-        results = perplexity(model, enc, text, **settings, bar=True)
+        results = perplexity(model, enc, text, **settings, bar=True, record=record)
         window = settings.get("window") or model.hparams.n_ctx
         settings = {**settings, "window": window, "stride": settings.get("stride") or max(1, window // 2)}
     else:
         run = {"lambada": lambada, "choice": choice}[task]
-        results = run(model, enc, read(text, name, task), **settings, bar=True, name=name)
+        results = run(model, enc, read(text, name, task), **settings, bar=True, record=record, name=name)
+    if results is None:
+        return None
     content = text.encode()
     return {
         "task": task,
@@ -290,20 +315,34 @@ def _checked(model: GPT2, row: Row, where: str) -> Row:
 
 
 def _scores(
-    model: GPT2, rows: Sequence[Row], batch_size: int, bar: bool, never: Sequence[int] = ()
-) -> list[Likelihood]:
+    model: GPT2,
+    rows: Sequence[Row],
+    batch_size: int,
+    bar: bool,
+    record: Record | None,
+    never: Collection[int] = (),
+) -> list[Likelihood] | None:
+    """Of each row, with those in the record; None where other shards of it aren't done yet."""
     if not is_whole(batch_size, 1, 2**31 - 1):
         raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1")
-    numbered = likelihoods(model, rows, batch_size, never)
-    found = dict(_with_bar(numbered, len(rows)) if bar else numbered)
+    done, shard = (frozenset(), WHOLE) if record is None else (frozenset(record.done), record.shard)
+    numbered = likelihoods(model, rows, batch_size, never, done, shard)
+    if bar:
+        numbered = progress.bar(numbered, initial=len(done), total=shard.count(len(rows), batch_size), unit="row")
+    if record is None:
+        found = dict(numbered)
+    else:
+        for number, score in numbered:
+            record.add(number, {name: values.tolist() for name, values in score._asdict().items()})
+        if (kept := record.gather(len(rows))) is None:
+            return None
+        found = {number: _score(**fields) for number, fields in kept.items()}
     return [found[number] for number in range(len(rows))]
 
 
-def _with_bar(numbered: Iterator[tuple[int, Likelihood]], of: int) -> Iterator[tuple[int, Likelihood]]:
-    from tqdm import tqdm
-
-    # A log keeps each line that a terminal overwrites.
-    return tqdm(numbered, total=of, unit="row", mininterval=0.1 if sys.stderr.isatty() else 10)
+def _score(logprobs: list[float], greedy: list[bool], filtered: list[bool]) -> Likelihood:
+    """From a record, to the last bit."""
+    return Likelihood(np.array(logprobs, np.float32), np.array(greedy), np.array(filtered))
 
 
 def _exp(nats: float, count: int) -> float | None:

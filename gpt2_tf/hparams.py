@@ -35,6 +35,25 @@ def canonical_size(name: str) -> str:
     return size
 
 
+def json_object(path: str | os.PathLike) -> dict:
+    """Reads a file's JSON object.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds something else.
+    """
+    text = Path(path).read_bytes()
+    if not text.strip():
+        raise ValueError(f"{path} is empty, but must hold a JSON object")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a JSON {type(values).__name__}, but must hold an object")
+    return values
+
+
 @dataclasses.dataclass(frozen=True)
 class HParams:
     """What `hparams.json` holds, with OpenAI's names, and `dropout`, which OpenAI's code left out.
@@ -136,19 +155,11 @@ class HParams:
             ValueError: not a JSON object of known keys with values that a model can have.
         """
         try:
-            text = Path(path).read_bytes()
+            values = json_object(path)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"{path} is missing; it belongs beside a model's model.ckpt.*; `gpt2-tf download` fetches OpenAI's"
             ) from None
-        if not text.strip():
-            raise ValueError(f"{path} is empty; it must hold a model's hyperparameters as JSON")
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds a JSON {type(values).__name__}, but must hold an object")
         try:
             return cls.from_dict(values)
         except ValueError as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from encoder.bpe import BYTES, END_OF_TEXT, VERSION, Encoder
 from gpt2_tf import safetensors
-from gpt2_tf.hparams import HParams
+from gpt2_tf.hparams import HParams, json_object
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 VOCABULARY = ("vocab.json", "merges.txt")
@@ -280,16 +280,10 @@ def _same(one: safetensors.Stored, other: safetensors.Stored, step: int = 1 << 2
 
 
 def _object(path: Path) -> dict:
-    """A file's JSON object."""
     try:
-        values = json.loads(path.read_bytes())
+        return json_object(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; it belongs to a folder of Hugging Face's form") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a JSON {type(values).__name__}, but must hold an object")
-    return values
 
 
 def _check(path: Path, values: Mapping, settings: Mapping[str, tuple]) -> None:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from gpt2_tf import loss
 from gpt2_tf.model import GPT2
 from gpt2_tf.sample import check_finite, pad
+from gpt2_tf.shard import WHOLE, Shard
 
 BATCH_SIZE = 8
 
@@ -29,9 +30,16 @@ class Likelihood(NamedTuple):
 
 
 def likelihoods(
-    model: GPT2, rows: Sequence[Row], batch_size: int = BATCH_SIZE, never: Collection[int] = ()
+    model: GPT2,
+    rows: Sequence[Row],
+    batch_size: int = BATCH_SIZE,
+    never: Collection[int] = (),
+    done: Collection[int] = (),
+    shard: Shard = WHOLE,
 ) -> Iterator[tuple[int, Likelihood]]:
     """Each row's number and likelihood, longest rows first; `batch_size` of like length are computed at a time.
+
+    Rows whose numbers are `done` are left out, and those that aren't the shard's; what they come to depends on neither.
 
     Raises:
         ValueError: a row of more than n_ctx + 1 tokens, the last of which is not read; logits that are no numbers.
@@ -42,14 +50,17 @@ def likelihoods(
     mask = np.zeros(model.hparams.n_vocab, bool)
     mask[list(never)] = True
     by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
-    for first in range(0, len(rows), batch_size):
+    for first in shard.firsts(len(rows), batch_size):
         numbers = by_length[first : first + batch_size]
+        if all(number in done for number in numbers):
+            continue
         tokens, start = pad([rows[number].ids for number in numbers])
         counts = np.array([rows[number].count for number in numbers], np.int32)
         found = [values.numpy() for values in scorer(tokens, start, *map(tf.constant, (counts, mask)))]
         check_finite(found[0])
         ends = np.cumsum(counts)[:-1]
-        yield from zip(numbers, map(Likelihood, *(np.split(values, ends) for values in found)), strict=True)
+        batch = map(Likelihood, *(np.split(values, ends) for values in found))
+        yield from ((number, score) for number, score in zip(numbers, batch, strict=True) if number not in done)
 
 
 def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:

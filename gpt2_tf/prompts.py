@@ -6,8 +6,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from gpt2_tf import progress
 from gpt2_tf.folder import digest, sha256
 from gpt2_tf.record import Record
+from gpt2_tf.shard import WHOLE, Shard
 
 if TYPE_CHECKING:
     from encoder import Encoder
@@ -26,7 +28,11 @@ def read(text: str, name: str) -> list[str]:
 
 
 def begin(
-    out: str | os.PathLike, prompts: Sequence[str | None], folder: str | os.PathLike, settings: Mapping[str, Any]
+    out: str | os.PathLike,
+    prompts: Sequence[str | None],
+    folder: str | os.PathLike,
+    settings: Mapping[str, Any],
+    shard: Shard = WHOLE,
 ) -> Record:
     """The record of these samples, or of those that are done of them; `folder` is the model's. Errors as Record's."""
     run = {
@@ -35,7 +41,7 @@ def begin(
         **settings,
     }
     seed = run.pop("seed")
-    return Record(out, run, seed)
+    return Record(out, run, seed, shard)
 
 
 def write(
@@ -50,27 +56,33 @@ def write(
 ) -> None:
     """Writes all samples in order: to stdout, each as soon as those before it are there, or as the record's file.
 
+    A record of a shard gets its samples, and its file is written by the last of them.
+
     Args:
-        settings: `generate`'s; the seed is the record's, where there is one.
+        settings: `generate`'s, with the batch size; the seed is the record's, where there is one.
         as_json: a line of JSON for each.
         bar: show on stderr how far it is.
     """
     from gpt2_tf.text import completions
 
     of = len(prompts) * settings["num_samples"]
-    done = {} if record is None else record.done
+    done, shard = frozenset(), WHOLE
     if record is not None:
         settings = {**settings, "seed": record.seed}
-    numbered = completions(model, enc, prompts, done=frozenset(done), **settings)
+        done, shard = frozenset(record.done), record.shard
+    numbered = completions(model, enc, prompts, done=done, shard=shard, **settings)
     if bar:
-        numbered = _with_bar(numbered, len(done), of)
+        numbered = progress.bar(
+            numbered, initial=len(done), total=shard.count(of, settings["batch_size"]), unit="sample"
+        )
     if record is None:
         for number, completion in in_order(numbered):
             _print(line(completion._asdict(), number, of, as_json=as_json), bar)
         return
     for number, completion in numbered:
         record.add(number, completion._asdict())
-    record.finish(line(done[number], number, of, as_json=as_json) for number in range(of))
+    if (samples := record.gather(of)) is not None:
+        record.finish(line(samples[number], number, of, as_json=as_json) for number in range(of))
 
 
 def line(fields: Mapping[str, Any], number: int, of: int, *, as_json: bool = False) -> str:
@@ -89,18 +101,6 @@ def in_order(numbered: Iterable[tuple[int, "Completion"]]) -> Iterator[tuple[int
         while number in waiting:
             yield number, waiting.pop(number)
             number += 1
-
-
-def _with_bar(numbered: Iterable[tuple[int, "Completion"]], done: int, of: int) -> Iterator[tuple[int, "Completion"]]:
-    """The same, with a bar on stderr."""
-    from tqdm import tqdm
-
-    # A log keeps each line that a terminal overwrites.
-    seconds = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(initial=done, total=of, unit="sample", mininterval=seconds) as bar:
-        for item in numbered:
-            bar.update()
-            yield item
 
 
 def _print(text: str, bar: bool) -> None:

@@ -13,6 +13,7 @@ from gpt2_tf.likelihood import Row, likelihoods
 from gpt2_tf.model import GPT2
 from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, uniform
 from gpt2_tf.settings import STOP
+from gpt2_tf.shard import WHOLE, Shard
 
 BATCH_SIZE = 16
 LENGTH = 100
@@ -114,14 +115,20 @@ def generate(
 
 
 def completions(
-    model: GPT2, enc: Encoder, prompts: Sequence[str | None], *, done: Collection[int] = (), **settings
+    model: GPT2,
+    enc: Encoder,
+    prompts: Sequence[str | None],
+    *,
+    done: Collection[int] = (),
+    shard: Shard = WHOLE,
+    **settings,
 ) -> Iterator[tuple[int, Completion]]:
     """`generate`'s list, each with its number in it as soon as it is finished; what is wrong is said at once.
 
-    Those whose numbers are `done` are left out. A batch that has others too is computed whole: among the same
-    neighbours, the others come out the same to the last bit.
+    Those whose numbers are `done` are left out, and those that aren't the shard's. A batch that has others too is
+    computed whole: among the same neighbours, the others come out the same to the last bit.
     """
-    samples, pieces = _samples(model, enc, prompts, done=done, **settings)
+    samples, pieces = _samples(model, enc, prompts, done=done, shard=shard, **settings)
 
     def finished():
         for piece in pieces:
@@ -200,6 +207,7 @@ def _samples(
     batch_size: int | None = None,
     draft: GPT2 | str | None = None,
     done: Collection[int] = (),
+    shard: Shard = WHOLE,
     steps: int = STEPS,
     **settings,
 ) -> tuple[list[Sample], Iterator[Piece]]:
@@ -229,7 +237,7 @@ def _samples(
         return look_up if draft == LOOKUP else draft and Draft(draft, settings, noise, filters)
 
     def pieces():
-        for first in range(0, len(contexts), batch_size):
+        for first in shard.firsts(len(contexts), batch_size):
             numbers = by_length[first : first + batch_size]
             if all(number in done for number in numbers):
                 continue

@@ -114,7 +114,7 @@ def run(
         vocab_size: of a vocabulary to learn for new weights; None takes that of the files, if they are prepared.
         shape: n_layer, n_head, n_embd and n_ctx of new weights.
         data: what else `prepare.prepare` takes.
-        settings: those of `Settings`.
+        settings: those of `Settings`; a run that goes on has its own, but may be given more steps.
     """
     out = Path(out)
     if init_from != SCRATCH and (vocab_size is not None or shape):
@@ -197,7 +197,10 @@ def _begin(out: Path, model: GPT2, encoder: Encoder, settings: Settings, data: P
 
 
 def _read_run(out: Path, given: Mapping[str, Any]) -> tuple[Settings, Path]:
-    """The settings of the run in `out`, and where its data are. ValueError where others are given."""
+    """The settings of the run in `out`, and where its data are. ValueError where others are given.
+
+    More steps may be, and stay the run's: from here on the rate is that of the schedule of so many.
+    """
     try:
         values = json.loads((out / RUN).read_text())
         settings, data = Settings(**{name: values[name] for name in SETTINGS}), out / values["data"]
@@ -206,11 +209,14 @@ def _read_run(out: Path, given: Mapping[str, Any]) -> tuple[Settings, Path]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{out / RUN} is damaged: {error!r}; it holds the settings of the run") from None
     for name, value in given.items():
-        if value != getattr(settings, name):
+        if value != getattr(settings, name) and not (name == "steps" and value > settings.steps):
             raise ValueError(
                 f"{name} is {value}, but {getattr(settings, name)} in the run in {out}, which goes on as it began; "
                 "leave it out, or begin another with --init-from"
             )
+    if (steps := given.get("steps", settings.steps)) > settings.steps:
+        settings = dataclasses.replace(settings, steps=steps)
+        callbacks.put(out / RUN, json.dumps({**values, "steps": steps}, indent=2).encode())
     return settings, data
 
 

@@ -255,6 +255,54 @@ def test_generate_from_a_file(cli, tiny_folder, loaded, tmp_path):
     assert_error(ran, 1, f"{out} is there already", "choose another --out, or remove it")
 
 
+def test_generate_in_shards(cli, tiny_folder, loaded, tmp_path):
+    prompts = b"The quick brown fox\nx\nna\xc3\xafve\nThe\nThe lazy dog\n"
+    options = ("generate", "--model", tiny_folder, "--file", "-", "--length", 6, "--seed", 2, "--batch-size", 2)
+    whole = cli(*options, "--json", stdin=prompts).out
+    out = tmp_path / "out"
+    for number in (2, 0, 1):
+        assert not out.exists()
+        ran = cli(*options, "--json", "--out", out, "--shard", f"{number}/3", stdin=prompts)
+        assert (ran.status, ran.out) == (0, b"")
+        notice = f"gpt2-tf: shard {number}/3 is done; {out} comes with the last of them\n"
+        assert ran.err.endswith(notice) == (number != 1)
+        assert {0: "2/2", 1: "2/2", 2: "1/1"}[number] in ran.err
+    assert out.read_bytes() == whole
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_record_is_of_one_batch_size_and_draft(cli, tiny_folder, loaded, tmp_path):
+    """Both change the last bits of log-probabilities, and could a token."""
+    out = tmp_path / "out"
+    options = ("generate", "The", "--model", tiny_folder, "--length", 6, "--seed", 2, "--nsamples", 2, "--out", out)
+    options += ("--batch-size", 1, "--shard")
+    assert cli(*options, "0/2").status == 0
+    other = f"{out}.0-of-2.part is of another run, with "
+    assert_error(cli(*options, "1/2", "--batch-size", 2), 1, other + "batch_size 1 instead of 2")
+    assert_error(cli(*options, "1/2", "--draft-model", "lookup"), 1, other + "draft None instead of lookup")
+    ran = cli(*options, "1/2", "--draft-model", tiny_folder)
+    assert_error(ran, 1, other + f"draft None instead of {folder.digest(tiny_folder)}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "interrupted"),
+        (["--file", "-"], "interrupted; what was done but waited for a sample before it is lost, which --out keeps"),
+        (["--file", "-", "--out", "o"], "interrupted; run it again and it resumes"),
+    ],
+)
+def test_ctrl_c_says_what_is_left(cli, tiny_folder, loaded, tmp_path, monkeypatch, argv, says):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("gpt2_tf.prompts.write", "gpt2_tf.text.stream"):
+        monkeypatch.setattr(name, interrupted)
+    ran = cli("generate", "--model", tiny_folder, *argv, stdin=b"a\nb\n")
+    assert (ran.status, ran.err) == (130, f"gpt2-tf: {says}\n")
+
+
 # the bundled model
 
 
@@ -538,6 +586,38 @@ def test_evaluate_lambada_and_choice(cli, tiny_folder, loaded):
     assert report["task"] == "choice" and report["results"] == evaluate.choice(*loaded, [question])
 
 
+@pytest.mark.parametrize("task", ["perplexity", "lambada", "choice"])
+def test_evaluate_in_shards(cli, tiny_folder, loaded, tmp_path, task):
+    texts = [" ".join(TEXT.decode().split()[:n]) for n in (2, 3, 5, 6, 7)]
+    lines = {
+        "perplexity": TEXT.decode() * 3,
+        "lambada": "\n".join(json.dumps({"text": text}) for text in texts),
+        "choice": "\n".join(json.dumps({"context": t, "choices": ["n", " dog", "x"], "answer": 0}) for t in texts),
+    }[task].encode()
+    options = ("evaluate", task, "-", "--model", tiny_folder, "--batch-size", 2)
+    whole = cli(*options, stdin=lines).out
+    out = tmp_path / "out"
+    for number in (0, 2, 1):
+        assert not out.exists()
+        ran = cli(*options, "--out", out, "--shard", f"{number}/3", stdin=lines)
+        assert (ran.status, ran.out) == (0, b"")
+        assert ran.err.endswith("comes with the last of them\n") == (number != 1)
+    assert out.read_bytes() == whole and json.loads(whole)["results"]
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_evaluate_to_a_file_is_of_one_run(cli, tiny_folder, loaded, tmp_path):
+    out = tmp_path / "out"
+    options = ("evaluate", "perplexity", "-", "--model", tiny_folder, "--out", out, "--batch-size", 1)
+    assert cli(*options, "--shard", "0/2", stdin=TEXT).status == 0
+    for flag, name in (("--window", "window None"), ("--batch-size", "batch_size 1")):
+        ran = cli(*options, "--shard", "1/2", flag, 8, stdin=TEXT)
+        assert_error(ran, 1, f"{out}.0-of-2.part is of another run, with {name} instead of 8")
+    assert_error(cli(*options, "--shard", "1/2", stdin=TEXT * 2), 1, "of another run, with text SHA-256")
+    assert cli(*options, "--shard", "1/2", stdin=TEXT).status == 0
+    assert_error(cli(*options, stdin=TEXT), 1, f"{out} is there already")
+
+
 # export
 
 
@@ -617,6 +697,16 @@ USAGE = {
     "export max_length 0": (["export", "x", "--max-length", "0"], ["--max-length: '0'", "a whole number at least 1"]),
     "export in halves": (["export", "x", "--dtype", "float16"], ["--dtype: invalid choice: 'float16'", "bfloat16"]),
     "prompt and file": (["generate", "x", "--file", "f"], ["--file: not allowed with argument PROMPT"]),
+    "shard of nothing": (["generate", "--shard", "4/4"], ["--shard: '4/4'", "0/4 to 3/4 for four"]),
+    "shard of stdout": (["generate", "--shard", "0/4", "--seed", "1"], ["--shard needs --out FILE, the same for all"]),
+    "shard without a seed": (
+        ["generate", "--shard", "0/4", "--out", "o"],
+        ["--shard needs --seed N, the same for all"],
+    ),
+    "evaluate a shard": (
+        ["evaluate", "lambada", "f", "--shard", "0/4"],
+        ["--shard needs --out FILE, the same for all"],
+    ),
     "evaluate nothing": (["evaluate"], ["required: TASK", "`gpt2-tf evaluate --help`"]),
     "unknown task": (["evaluate", "taste", "f"], ["'taste'", "'perplexity', 'lambada', 'choice'"]),
     "evaluate no file": (["evaluate", "lambada"], ["required: FILE", "`gpt2-tf evaluate lambada --help`"]),
@@ -795,7 +885,7 @@ def another_vocabulary(place: Path) -> None:
 
 
 DAMAGED = {
-    "hparams empty": (content("hparams.json", b""), ["hparams.json is empty", "hyperparameters as JSON"]),
+    "hparams empty": (content("hparams.json", b""), ["hparams.json is empty", "must hold a JSON object"]),
     "hparams not JSON": (content("hparams.json", b'{"n_vocab": 300,'), ["hparams.json is not JSON", "line 1 column"]),
     "hparams not UTF-8": (content("hparams.json", b'{"\xff": 1}'), ["hparams.json is not JSON"]),
     "hparams a list": (content("hparams.json", b"[1, 2]"), ["hparams.json holds a JSON list", "must hold an object"]),

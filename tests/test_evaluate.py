@@ -193,7 +193,7 @@ def test_each_way_of_lambada_counts_its_own(model, enc, monkeypatch):
     ]
     called = {}
 
-    def likelihoods(model, rows, batch_size, never):
+    def likelihoods(model, rows, batch_size, never, *share):
         called["never"] = never
         return iter(scores)
 

@@ -102,7 +102,7 @@ def test_what_no_model_can_have(tmp_path, changed, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty; it must hold a model's hyperparameters as JSON"),
+        (b"", "is empty, but must hold a JSON object"),
         (b" \n", "is empty"),
         (b"{", "is not JSON: .*line 1 column 2"),
         (b"\xff\xfe{}", "is not JSON"),

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -142,3 +143,43 @@ def test_a_killed_run_goes_on_to_the_same_file(tmp_path):
     assert f"{counts[-1]}/208".encode() in ran.stderr and b"208/208" in ran.stderr
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["out", "prompts.txt", "whole"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["generate", "evaluate"])
+def test_processes_share_a_file(tmp_path, task):
+    """Three at a time, of which one is killed at work and comes again; the file is that of one alone, byte for byte."""
+    lines = [f"{name}:{' what say you' * (n % 7)}" for n, name in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")]
+    (tmp_path / "file").write_text("\n".join(lines))
+    command = {
+        "generate": ["generate", "--file", "file", "--json", "--length", "30", "--nsamples", "5", "--seed", "5"],
+        "evaluate": ["evaluate", "perplexity", "file", "--window", "64", "--stride", "2"],
+    }[task]
+    command = [sys.executable, "-m", "gpt2_tf", *command, "--model", "shakespeare", "--batch-size", "4"]
+    whole = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True).stdout
+
+    def begin(number):
+        return subprocess.Popen(
+            [*command, "--out", "out", "--shard", f"{number}/3"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+
+    processes = [begin(number) for number in range(3)]
+    try:
+        part = tmp_path / "out.1-of-3.part"
+        deadline = time.monotonic() + 60
+        while not part.exists() or part.read_bytes().count(b"\n") < 5:
+            assert processes[1].poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        processes[1].kill()
+        processes[1].communicate()
+        assert not (tmp_path / "out").exists()
+        kept = part.read_bytes().count(b"\n") - 1
+        processes[1] = begin(1)
+        shown = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0, 0], shown
+    assert 0 < kept < int(re.search(rf" {kept}/(\d+) ", shown[1])[1])  # else the kill came too late
+    assert (tmp_path / "out").read_bytes() == whole
+    assert sorted(os.listdir(tmp_path)) == ["file", "out"]

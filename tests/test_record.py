@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from gpt2_tf.record import Record
+from gpt2_tf.shard import Shard
 
 RUN = {"prompts": "3", "temperature": 0.7, "stop": ("\n",)}
 SAMPLES = [{"text": "naïve"}, {"text": "two\nlines"}, {"text": "色"}]
@@ -148,3 +149,98 @@ def test_notes_without_a_line_end_stay_too(out, part, content):
     with pytest.raises(ValueError, match="is damaged in line 1, or no record of a run"):
         Record(out, {}, 1)
     assert part.read_bytes() == content
+
+
+# Shards
+
+
+@pytest.fixture
+def shards(out):
+    """Three records of one run, each with its sample, as if all had ended at the same time."""
+    records = [Record(out, RUN, 1, Shard(number, 3)) for number in range(3)]
+    for number, record in enumerate(records):
+        record.add(number, SAMPLES[number])
+    yield records
+    for record in records:
+        record.file.close()
+
+
+def finish(record, samples):
+    record.finish(samples[number]["text"] for number in range(3))
+
+
+def names(out):
+    return sorted(path.name for path in out.parent.iterdir())
+
+
+def test_the_last_shard_writes_the_file(out):
+    for number in (2, 0, 1):
+        with Record(out, RUN, 1, Shard(number, 3)) as record:
+            assert record.part.name == f"out.txt.{number}-of-3.part"
+            assert record.gather(3) is None
+            record.add(number, SAMPLES[number])
+            samples = record.gather(3)
+            assert (samples is None) == (number != 1) and not out.exists()
+            assert record.done == {number: SAMPLES[number]}
+            if samples:
+                finish(record, samples)
+    assert out.read_bytes() == "naïve\ntwo\nlines\n色\n".encode()
+    assert names(out) == ["out.txt"]
+
+
+def test_shards_that_end_at_once_write_the_same(out, shards):
+    gathered = [record.gather(3) for record in shards]
+    assert gathered == [dict(enumerate(SAMPLES))] * 3
+    for record, samples in zip(shards, gathered, strict=True):
+        finish(record, samples)
+        assert out.read_bytes() == "naïve\ntwo\nlines\n色\n".encode()
+    assert names(out) == ["out.txt"]
+
+
+def test_a_shard_that_ends_after_the_file_is_there(out, shards):
+    finish(shards[1], shards[1].gather(3))
+    assert shards[0].gather(3) is None
+    assert names(out) == ["out.txt"]
+
+
+def test_a_killed_end_is_done_again(out, shards):
+    """Killed before the file was there; and after it, as the records went."""
+    for record in shards:
+        record.file.close()
+    with Record(out, RUN, 1, Shard(2, 3)) as record:
+        finish(record, record.gather(3))
+    (out.parent / "out.txt.2-of-3.part").write_bytes(b"")
+    with Record(out, RUN, 1, Shard(2, 3)) as record:
+        assert record.gather(3) is None
+    with pytest.raises(FileExistsError, match=r"out\.txt is there already"):
+        Record(out, RUN, 1, Shard(0, 3))
+
+
+def test_a_shard_cut_anywhere_counts_as_far_as_it_goes(out, shards):
+    part = shards[0].part
+    whole = part.read_bytes()
+    for size in range(len(whole)):
+        part.write_bytes(whole[:size])
+        assert shards[1].gather(3) is None
+    part.write_bytes(whole)
+    assert len(shards[1].gather(3)) == 3
+
+
+def test_shards_are_of_one_run(out, shards):
+    shards[2].file.close()
+    for run, seed, name in (({**RUN, "temperature": 0.8}, 1, "temperature 0.7 instead of 0.8"), (RUN, 2, "seed 1 ins")):
+        shards[2].part.unlink()
+        with pytest.raises(ValueError, match=f"out.txt.0-of-3.part is of another run, with {name}"):
+            Record(out, run, seed, Shard(2, 3))
+    with Record(out, RUN, 1, Shard(2, 3)):
+        pass
+
+
+def test_a_mistaken_shard_without_samples_stands_in_nobodys_way(out):
+    with Record(out, {"top_k": 5000}, 1, Shard(0, 2)):
+        pass
+    with Record(out, {"top_k": 50}, 1, Shard(1, 2)) as record:
+        record.add(0, SAMPLES[0])  # all there is to do
+        assert record.gather(1) == {0: SAMPLES[0]}
+        record.finish(["naïve"])
+    assert names(out) == ["out.txt"]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gpt2_tf import GPT2, HParams, checkpoint, load, train
+from gpt2_tf import GPT2, HParams, callbacks, checkpoint, generate, load, train
 from gpt2_tf.cli import main
 
 TEXT = "".join(f"{i} times {i % 7} is {i * (i % 7)}, said the fox.\n" for i in range(100))
@@ -168,6 +168,19 @@ def test_the_folder_loads_as_a_model(whole):
     assert load(whole / "best")[1].encode("fox") == enc.encode("fox")
 
 
+def test_the_command_writes_with_a_run(text, tmp_path, capfd):
+    """Of `gpt2-tf train` to `gpt2-tf generate`, as a person has them."""
+    out = str(tmp_path / "out")
+    assert main(["train", str(text), "--out", out, *COMMAND, *flags(steps=4, eval_every=4)]) == 0
+    assert capfd.readouterr().err.splitlines()[-1] == f"gpt2-tf generate --model {out} writes with it"
+    for place in (out, f"{out}/best"):
+        assert main(["generate", "12 times", "--model", place, "--length", "5", "--seed", "1", "--json"]) == 0
+        completion = json.loads(capfd.readouterr().out)
+        model, enc = load(place)
+        assert completion == generate(model, enc, "12 times", length=5, seed=1)[0]._asdict()
+        assert set(completion["text"]) <= set(TEXT)
+
+
 def test_the_optimizers_state_is_apart(whole):
     names = {path.name for path in whole.iterdir()}
     assert names >= {"model-20.index", "optimizer-20.index", "checkpoint", "counter", "encoder.json", "vocab.bpe"}
@@ -296,6 +309,55 @@ def test_a_finished_run_stays_as_it_is(whole, tmp_path):
     out = Path(shutil.copytree(whole, tmp_path / "moved"))  # elsewhere: its data go with it
     resume(out)
     assert_same_run(out, whole)
+
+
+class Rates(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.rates = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.rates[int(self.model.optimizer.iterations)] = float(self.model.optimizer.learning_rate)
+
+
+@pytest.mark.slow
+def test_a_run_is_made_longer(whole, tmp_path):
+    """The rate is that of a run of 30 steps; stopped, it goes on to these 30, exactly."""
+    out, rates = Path(shutil.copytree(whole, tmp_path / "out")), Rates()
+    train.run([], out, init_from="resume", steps=30, more=[rates])
+    schedule = train.adamw(1e-3, 30, warmup_steps=3)._learning_rate
+    assert rates.rates == pytest.approx({step: float(schedule(step)) for step in range(21, 31)}, rel=1e-6)
+    assert [int(row["step"]) for row in rows(out)] == [5, 10, 15, 20, 25, 30] and train.last(out) == 30
+
+    again = Path(shutil.copytree(whole, tmp_path / "again"))
+    with pytest.raises(Stopped):
+        train.run([], again, init_from="resume", steps=30, more=[At(26, stop)])
+    resume(again)
+    assert_same_run(again, out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "hidden", "extra"),
+    [
+        (["--tensorboard"], "tensorboard", "TensorBoard needs its library: pip install 'gpt2-tf[tensorboard]'"),
+        (["--wandb", "tiny"], "wandb", "Weights & Biases needs its library: pip install 'gpt2-tf[wandb]'"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(text, tmp_path, capfd, monkeypatch, flags, hidden, extra):
+    monkeypatch.setitem(sys.modules, hidden, None)  # as if it weren't installed
+    assert main(["train", str(text), "--out", str(tmp_path / "out"), *COMMAND, *flags]) == 1
+    assert capfd.readouterr().err.splitlines()[-1] == f"gpt2-tf: error: logging to {extra}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_extra_nothing_is_drawn(tmp_path, monkeypatch):
+    row = {"step": "5", "loss": "3.1", "val_loss": "3.2"}
+    if train.importlib.util.find_spec("matplotlib"):
+        callbacks.draw([row], tmp_path / "loss.png")
+        assert (tmp_path / "loss.png").exists()
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    callbacks.draw([row], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_nan_stops_with_the_step(text, tmp_path):
@@ -504,9 +566,11 @@ def test_mistakes_of_a_run(text, whole, tiny_folder, tmp_path, capfd):
     assert error("--out", tmp_path / "new", "--init-from", "resume") == (
         f"{tmp_path / 'new'} holds no run to go on with: {tmp_path / 'new' / 'train.json'} is missing"
     )
-    assert error("--out", whole, "--init-from", "resume", "--steps", "30").startswith(
-        f"steps is 30, but 20 in the run in {whole}, which goes on as it began"
+    assert error("--out", whole, "--init-from", "resume", "--steps", "19").startswith(
+        f"steps is 19, but 20 in the run in {whole}, which goes on as it began"
     )
+    assert error("--out", whole, "--init-from", "resume", "--steps", "30", "--window", "9").startswith("window is 9,")
+    assert json.loads((whole / "train.json").read_text())["steps"] == 20
     broken = Path(shutil.copytree(whole, tmp_path / "broken"))
     (broken / "optimizer-20.data-00000-of-00001").write_bytes(b"")
     assert error("--out", broken, "--init-from", "resume").startswith(
