@@ -16,6 +16,7 @@ from encoder import Encoder
 from gpt2_tf import bundle, callbacks, checkpoint, dataset, folder, interrupt, prepare
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import GPT2
+from gpt2_tf.optimizer import adamw
 
 SCRATCH, RESUME = "scratch", "resume"
 RUN, DATA = "train.json", "data"  # in a run's folder
@@ -64,34 +65,6 @@ class Settings:
 
 
 SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
-
-
-def adamw(
-    learning_rate: float,
-    steps: int,
-    *,
-    warmup_steps: int = 0,
-    weight_decay: float = 0.1,
-    clip_norm: float | None = 1.0,
-    floor: float = 0.1,
-) -> keras.optimizers.AdamW:
-    """GPT's optimizer: Keras's AdamW, on a linear warm-up and then half a cosine down to `floor` of the rate.
-
-    The decay is of matrices alone, not of biases and of the norms' gains. Source: "Language Models are Few-Shot
-    Learners" (Brown et al., 2020), appendix B.
-    """
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup_steps else learning_rate,
-        steps - warmup_steps,
-        alpha=floor,
-        warmup_target=learning_rate if warmup_steps else None,
-        warmup_steps=warmup_steps,
-    )
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=weight_decay, beta_1=0.9, beta_2=0.95, epsilon=1e-8, global_clipnorm=clip_norm or None
-    )
-    optimizer.exclude_from_weight_decay(var_names=["(^|/)[bg](:0)?$"])  # Keras's names, or TensorFlow's
-    return optimizer
 
 
 def run(

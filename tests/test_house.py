@@ -14,6 +14,7 @@ FLOORS = {
     "gpt2_tf.hparams": 0,
     "gpt2_tf.bundle": 0,
     "gpt2_tf.interrupt": 0,
+    "gpt2_tf.optimizer": 0,
     "gpt2_tf.progress": 0,
     "gpt2_tf.safetensors": 0,
     "gpt2_tf.settings": 0,
