@@ -1,6 +1,7 @@
 """Measures generation, side by side with the peers that are installed (transformers, keras-nlp), as a table.
 
     python examples/benchmark.py generate --size 124M
+    python examples/benchmark.py train --size 124M
     python examples/benchmark.py serve --size 124M      # an export, side by side with the model that it was made of
 
 All models have random weights. Each line is measured in every round, in turn, and the table has the medians: machines
@@ -72,11 +73,11 @@ def ours(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str
     }
 
 
-def lm_head_model(hparams: "gpt2_tf.HParams"):
+def lm_head_model(hparams: "gpt2_tf.HParams", **settings):
     """transformers' model, with random weights."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(n_embd=hparams.n_embd, n_head=hparams.n_head, n_layer=hparams.n_layer)
+    config = GPT2Config(n_embd=hparams.n_embd, n_head=hparams.n_head, n_layer=hparams.n_layer, **settings)
     return GPT2LMHeadModel(config)
 
 
@@ -102,7 +103,8 @@ def transformers(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> 
     }
 
 
-def keras_nlp(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str, tuple[int, Callable]]:
+def causal_lm(hparams: "gpt2_tf.HParams"):
+    """KerasNLP's model, with random weights."""
     import keras_hub
 
     backbone = keras_hub.models.GPT2Backbone(
@@ -114,7 +116,11 @@ def keras_nlp(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dic
         dropout=0,
         max_sequence_length=hparams.n_ctx,
     )
-    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    return keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+
+
+def keras_nlp(hparams: "gpt2_tf.HParams", prompt: list[int], length: int) -> dict[str, tuple[int, Callable]]:
+    model = causal_lm(hparams)
     model.compile(sampler="greedy", jit_compile=False)
 
     def generate(batch: int) -> Callable:
@@ -200,6 +206,7 @@ def work(connection, make: Callable, *arguments) -> None:
     connection.send({name: batch for name, (batch, _) in lines.items()})
     while name := connection.recv():
         connection.send(seconds(lines[name][1]))
+    connection.send(peak())
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -254,6 +261,105 @@ def generate(args: argparse.Namespace) -> None:
     print(f"{'the cache':42}{cache:10.0f}")
     print(f"{'at most, with a first text of 128 tokens':42}{first:10.0f}")
     print(f"{f'with {CALLS} more texts':42}{more:10.0f}")
+
+
+def rows_of(hparams: "gpt2_tf.HParams", shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and their targets, int32 [batch, window] each."""
+    ids = np.random.default_rng(0).integers(0, hparams.n_vocab, [shape[0], shape[1] + 1], np.int32)
+    return ids[:, :-1], ids[:, 1:]
+
+
+def train_ours(hparams: "gpt2_tf.HParams", shape: tuple[int, int], precision: str) -> dict[str, tuple[int, Callable]]:
+    from gpt2_tf import train
+
+    model = gpt2_tf.GPT2(hparams, dtype=train.POLICIES[precision])
+    model.compile(train.adamw(5e-5, 1000))
+    tokens, targets = rows_of(hparams, shape)
+    return {f"gpt2_tf, {precision}": (tokens.size, lambda: model.train_on_batch(tokens, targets))}
+
+
+def train_keras_nlp(
+    hparams: "gpt2_tf.HParams", shape: tuple[int, int], precision: str
+) -> dict[str, tuple[int, Callable]]:
+    import keras
+
+    keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+    model = causal_lm(hparams)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(5e-5, global_clipnorm=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    tokens, targets = rows_of(hparams, shape)
+    inputs = {"token_ids": tokens, "padding_mask": np.ones(shape, bool)}
+    return {f"KerasNLP, {precision}": (tokens.size, lambda: model.train_on_batch(inputs, targets))}
+
+
+def train_transformers(
+    hparams: "gpt2_tf.HParams", shape: tuple[int, int], precision: str
+) -> dict[str, tuple[int, Callable]]:
+    import torch
+
+    model = lm_head_model(hparams, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-5)
+    tokens, targets = (torch.tensor(ids).long() for ids in rows_of(hparams, shape))
+
+    def step():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(tokens).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return {f"transformers, {precision}": (tokens.numel(), step)}
+
+
+def limit(hparams: "gpt2_tf.HParams", shape: tuple[int, int], precision: str) -> dict[str, tuple[float, Callable]]:
+    """As many tokens as would take as long as a large matrix product, were all the time spent on such."""
+    import tensorflow as tf
+
+    from gpt2_tf.callbacks import flops_per_token
+
+    size = 2048
+    matrix = tf.cast(tf.random.normal([size, size]), precision)
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)))
+    return {f"the limit, {precision}": (2 * size**3 / flops_per_token(hparams, shape[1]), lambda: product().numpy())}
+
+
+def train(args: argparse.Namespace) -> None:
+    hparams = gpt2_tf.HParams.from_size(args.size)
+    context = multiprocessing.get_context("spawn")
+    print(f"{args.size}, {args.batch_size} x {args.window} tokens a step, median of {args.rounds} rounds")
+    print(f"{'':26}{'tokens/s':>10}{'of KerasNLP':>13}{'of transformers':>17}{'first step':>12}{'at most, MB':>13}")
+    for precision in args.precision:
+        workers, rates, first = {}, {}, {}
+        for make in (limit, train_ours, train_keras_nlp, train_transformers):
+            connection, theirs = context.Pipe()
+            start = time.perf_counter()
+            shape = (args.batch_size, args.window)
+            context.Process(target=work, args=(theirs, make, hparams, shape, precision), daemon=True).start()
+            answer = connection.recv()
+            if isinstance(answer, str):
+                print(f"left out: {answer} is not installed")
+                continue
+            ((name, tokens),) = answer.items()
+            connection.send(name)
+            connection.recv()
+            first[name] = time.perf_counter() - start
+            workers[name] = connection, tokens
+            rates[name] = []
+        for _ in tqdm(range(args.rounds), desc=precision):
+            for name, (connection, tokens) in workers.items():
+                connection.send(name)
+                rates[name].append(tokens / connection.recv())
+        for name, (connection, _) in workers.items():
+            connection.send(None)
+            rate = statistics.median(rates[name])
+            peers = (rates.get(f"{library}, {precision}") for library in ("KerasNLP", "transformers"))
+            ratios = [f"{rate / statistics.median(peer):.2f}" if peer else "" for peer in peers]
+            line = f"{name:26}{rate:10.1f}{ratios[0]:>13}{ratios[1]:>17}{first[name]:10.1f} s{connection.recv():13.0f}"
+            print(line if "limit" not in name else line[:36], flush=True)
 
 
 def export(hparams: "gpt2_tf.HParams", vocabulary: str, place: str) -> None:
@@ -336,6 +442,13 @@ def main():
     sub.add_argument("--length", type=int, default=128, help="new tokens (default: 128)")
     sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
     sub.set_defaults(run=generate)
+    sub = commands.add_parser("train", help="tokens a second, time to the first step, memory")
+    sub.add_argument("--size", choices=SIZES, default="124M")
+    sub.add_argument("--batch-size", type=int, default=2, help="rows a step (default: 2)")
+    sub.add_argument("--window", type=int, default=256, help="tokens a row (default: 256)")
+    sub.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
+    sub.set_defaults(run=train)
     sub = commands.add_parser("serve", help="tokens a second of an export")
     sub.add_argument("--size", choices=SIZES, default="124M")
     sub.add_argument(
