@@ -321,6 +321,11 @@ def _parser() -> argparse.ArgumentParser:
         ("clip-norm", number(float, 0), "of all gradients together; 0 is off (default: 1)"),
         ("dropout", number(float, 0, 1), "share of values zeroed (default: 0)"),
         ("grad-accumulation", number(int, 1), "read a batch in so many parts, which takes less memory (default: 1)"),
+        (
+            "lora-rank",
+            number(int, 1),
+            "train adapters of this rank beside c_attn and both c_proj, not the weights; what is saved has them merged",
+        ),
         ("save-every", number(int, 1), "steps (default: 500)"),
         ("eval-every", number(int, 1), "steps (default: 250)"),
         ("sample-every", number(int, 1), "steps (default: 250)"),
