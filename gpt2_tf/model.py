@@ -174,7 +174,8 @@ class Conv1D(keras.layers.Layer):
             parts = matmul(tf.reshape(x, [n, 1, nx // n]), tf.reshape(self.w, [n, nx // n, self.nf]))
             y = tf.reduce_sum(parts, axis=0)
         else:
-            y = tf.matmul(tf.reshape(x, [1, -1, nx]), self.w)
+            with tf.control_dependencies([x]):  # or mixed precision casts the w of all blocks at once, and keeps them
+                y = tf.matmul(tf.reshape(x, [1, -1, nx]), self.w)
         if self.lora_rank:
             y += tf.matmul(tf.matmul(tf.reshape(x, [-1, nx]), self.lora_a), self.lora_b)
         return tf.reshape(y + self.b, [*sizes(x)[:-1], self.nf])
