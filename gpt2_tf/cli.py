@@ -315,7 +315,11 @@ def _parser() -> argparse.ArgumentParser:
         ("steps", number(int, 1), "optimizer steps (default: 1000)"),
         ("batch-size", number(int, 1), "rows a step (default: 4)"),
         ("window", number(int, 1), "tokens a row (default: 256, or the model's n_ctx if that is less)"),
-        ("learning-rate", number(float, 0, above=True), "at its highest (default: 5e-5, and 1e-3 from scratch)"),
+        (
+            "learning-rate",
+            number(float, 0, above=True),
+            "at its highest (default: 5e-5, and 1e-3 from scratch or of adapters)",
+        ),
         ("warmup-steps", number(int, 0), "until then it rises, and then falls to a tenth (default: a tenth of all)"),
         ("weight-decay", number(float, 0), "of matrices, not of biases and gains (default: 0.1)"),
         ("clip-norm", number(float, 0), "of all gradients together; 0 is off (default: 1)"),
@@ -324,7 +328,7 @@ def _parser() -> argparse.ArgumentParser:
         (
             "lora-rank",
             number(int, 1),
-            "train adapters of this rank beside c_attn and both c_proj, not the weights; what is saved has them merged",
+            "train adapters of this rank, and not the weights: beside c_attn, attn/c_proj and mlp/c_proj",
         ),
         ("save-every", number(int, 1), "steps (default: 500)"),
         ("eval-every", number(int, 1), "steps (default: 250)"),

@@ -1,6 +1,7 @@
 """Training from text files to a folder of OpenAI's files, in plain Keras; a run that was stopped goes on exactly."""
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import os
@@ -146,6 +147,7 @@ def run(
             model = GPT2(dataclasses.replace(hparams, n_vocab=prepared.encoder.n_vocab))
         _begin(out, model, prepared.encoder, settings, place)
         del model
+        gc.collect()  # it holds itself, and would take as much memory as the one that is trained
     keras.utils.set_random_seed(settings.seed)  # for the adapters
     model = GPT2.from_checkpoint(
         out / BASE if settings.lora_rank else out,
@@ -170,7 +172,7 @@ def _check_new(files: Sequence[str | os.PathLike], out: Path) -> None:
 def _defaults(scratch: bool, n_ctx: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that depend on others, but for those given."""
     defaults = {
-        "learning_rate": 1e-3 if scratch else 5e-5,
+        "learning_rate": 1e-3 if scratch or given.get("lora_rank") else 5e-5,
         "window": min(256, n_ctx),
         "warmup_steps": given.get("steps", Settings.steps) // 10,
     }

@@ -289,7 +289,16 @@ def test_a_run_of_adapters_leaves_them_merged_and_apart(adapted, tiny_folder):
     assert again.evaluate(train.dataset.windows(data.val, 16, 4), verbose=0) == pytest.approx(min(log), rel=1e-5)
 
 
-@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), 10])
+@pytest.mark.slow
+def test_adapters_of_other_precisions(text, tiny_folder, tmp_path):
+    out = tmp_path / "out"
+    begin_adapters(text, out, tiny_folder, precision="bfloat16", remat=True, documents=True)
+    assert float(rows(out)[-1]["val_loss"]) < float(rows(out)[0]["val_loss"])
+    assert {weight.dtype for weight in load(out)[0].weights} == {"float32"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 10])
 def test_a_run_of_adapters_that_crashed_goes_on_exactly(text, adapted, tiny_folder, tmp_path, step):
     """Before its first checkpoint, when its adapters are drawn again, and after its second."""
     out = tmp_path / "out"
@@ -404,9 +413,11 @@ def killed():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_killed_at_random_moments_goes_on_exactly(killed, text, tmp_path):
+@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
+def test_a_run_killed_at_random_moments_goes_on_exactly(killed, text, tiny_folder, tmp_path, adapters):
     """A checkpoint is written at every step, so that many of the kills come while one is; two as the run begins."""
-    settings = [text, *COMMAND, *flags(steps=200, eval_every=7, save_every=1)]
+    of_adapters = flags(init_from=tiny_folder, lora_rank=2, window=16, **SETTINGS)
+    settings = [text, *(of_adapters if adapters else COMMAND), *flags(steps=200, eval_every=7, save_every=1)]
     assert killed(tmp_path / "whole", *settings) == 0
     out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
