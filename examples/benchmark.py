@@ -3,6 +3,7 @@
     python examples/benchmark.py generate --size 124M
     python examples/benchmark.py train --size 124M
     python examples/benchmark.py serve --size 124M      # an export, side by side with the model that it was made of
+    python examples/benchmark.py memory --size 1558M    # what loading, generating and a training step take of it
 
 All models have random weights. Each line is measured in every round, in turn, and the table has the medians: machines
 drift, so only the ratios within one run mean something. Each library has a process of its own, as the threads of one
@@ -434,6 +435,69 @@ def serve(args: argparse.Namespace) -> None:
         )
 
 
+def measure(connection, act: Callable, *arguments) -> None:
+    """Sends what `act` gives, and the process's memory in MB: with TensorFlow imported, and at most."""
+    import tensorflow as tf
+
+    tf.constant(0)
+    gpt2_tf.GPT2  # noqa: B018
+    imported = peak()
+    connection.send((act(*arguments), imported, peak()))
+
+
+def save_random(folder: str, hparams: "gpt2_tf.HParams") -> str:
+    return f"{seconds(lambda: gpt2_tf.GPT2(hparams).save_checkpoint(folder)):.0f} s"
+
+
+def load(folder: str) -> str:
+    return f"{seconds(lambda: gpt2_tf.GPT2.from_checkpoint(folder)):.0f} s"
+
+
+def write(folder: str, dtype: str, length: int) -> str:
+    model = gpt2_tf.GPT2.from_checkpoint(folder, dtype=dtype)
+
+    def sample():
+        gpt2_tf.sample_sequence(model, length=length, context=list(range(PROMPT)), top_k=40, seed=1)
+
+    sample()  # compiles
+    return f"{length / seconds(sample):.2f} tokens/s"
+
+
+def train_step(folder: str, window: int) -> str:
+    from gpt2_tf import train
+
+    model = gpt2_tf.GPT2.from_checkpoint(folder, remat=True, lora_rank=8, dtype="mixed_bfloat16")
+    model.compile(train.adamw(5e-4, 10))
+    ids = np.random.default_rng(0).integers(0, model.hparams.n_vocab, [1, window + 1])
+    first, second = (seconds(lambda: model.train_on_batch(ids[:, :-1], ids[:, 1:])) for _ in range(2))
+    return f"{first:.0f} s, then {second:.1f} s a step"
+
+
+def footprint(args: argparse.Namespace) -> None:
+    hparams = gpt2_tf.HParams.from_size(args.size)
+    weights = 4 * hparams.n_params / 1e9
+    print(f"{args.size}, random weights, {weights:.2f} GB in float32; each in a process of its own")
+    print(f"{'':60}{'GB at most':>10}{'beyond TensorFlow':>19}{'of the weights':>16}")
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        for name, act, *arguments in (
+            ("save", save_random, hparams),
+            ("load", load),
+            (f"generate {args.length} tokens, float32", write, "float32", args.length),
+            (f"generate {args.length} tokens, bfloat16", write, "bfloat16", args.length),
+            (f"--remat --lora-rank 8 --precision bfloat16, 1 x {args.window}", train_step, args.window),
+        ):
+            connection, theirs = context.Pipe()
+            process = context.Process(target=measure, args=(theirs, act, folder, *arguments))
+            process.start()
+            theirs.close()  # so that one that is killed for its memory doesn't leave this one waiting
+            said, imported, most = connection.recv()
+            process.join()
+            imported, most = (size * 2**20 / 1e9 for size in (imported, most))
+            beyond = most - imported
+            print(f"{name:60}{most:10.2f}{beyond:19.2f}{beyond / weights:16.2f}   {said}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -457,6 +521,12 @@ def main():
     sub.add_argument("--length", type=int, default=64, help="new tokens (default: 64)")
     sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
     sub.set_defaults(run=serve)
+    sub = commands.add_parser("memory", help="memory that loading, generating and a training step take")
+    sub.add_argument("--size", choices=SIZES, default="1558M")
+    sub.add_argument("--length", type=int, default=32, help="new tokens (default: 32)")
+    sub.add_argument("--window", type=int, default=512, help="tokens of the step (default: 512)")
+    sub.add_argument("--dir", help="where there is room for the weights' files (default: that of temporary files)")
+    sub.set_defaults(run=footprint)
     args = parser.parse_args()
     args.run(args)
 

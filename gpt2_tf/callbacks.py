@@ -17,6 +17,8 @@ from gpt2_tf import checkpoint
 from gpt2_tf.hparams import HParams
 from gpt2_tf.text import generate
 
+ADAPTERS = "adapters"  # in a run's folder, and in its best/
+
 
 def step(model: keras.Model) -> int:
     """The optimizer steps that the model has taken."""
@@ -71,6 +73,8 @@ class Best(keras.callbacks.Callback):
         lower = logs["val_loss"] < least
         if lower:
             self.model.save_checkpoint(self.folder)
+            if self.model.lora_rank:
+                self.model.save_adapters(Path(self.folder, ADAPTERS))
         self.state.assign([logs["val_loss"] if lower else least, 0 if lower else waited + 1, step(self.model)])
         if self.stopped:
             print(f"stopped: no lower val_loss in {self.patience} evaluations", file=sys.stderr)
@@ -80,10 +84,10 @@ class Best(keras.callbacks.Callback):
 class Throughput(keras.callbacks.Callback):
     """Adds to the epoch's logs `tokens_per_second`, and `of_peak`: of the FLOP/s of this machine's matrix products."""
 
-    def __init__(self, hparams: HParams, window: int, batch_size: int):
+    def __init__(self, hparams: HParams, window: int, batch_size: int, frozen: bool = False):
         super().__init__()
         self.tokens = batch_size * window
-        self.flops = flops_per_token(hparams, window)
+        self.flops = flops_per_token(hparams, window, frozen)
         self.peak = matmul_peak()
         self.seconds, self.batches = 0.0, 0
 
@@ -161,19 +165,23 @@ def saver(model: keras.Model, folder: str | os.PathLike, state: Mapping[str, tf.
     """
 
     def save(now: int) -> None:
-        for name, weight in model.named_weights().items():
+        weights = model.merged_weights()
+        for name, weight in weights.items():
             if not np.isfinite(weight).all():
                 raise ValueError(f"{name} holds what is no number after step {now}; the last checkpoint is from before")
-        checkpoint.save(folder, model.named_weights(), step=now, state=run_state(model, state))
+        if model.lora_rank:  # first, so that with the checkpoint all is there
+            model.save_adapters(Path(folder, ADAPTERS))
+        checkpoint.save(folder, weights, step=now, state=run_state(model, state))
         checkpoint.remove_others(folder, now)
 
     return save
 
 
 def run_state(model: keras.Model, state: Mapping[str, tf.Variable]) -> dict[str, tf.Variable]:
-    """The variables of a run by name, but for the model's weights."""
+    """The variables of a run by name, but for the model's weights: of these, what is trained beside frozen ones."""
     return {
         **state,
+        **model.adapters(),
         "seeds": model.seeds.state,
         # The path would begin with the optimizer's name, which is another for each of a process.
         **{f"optimizer/{i}/{variable.name}": variable for i, variable in enumerate(model.optimizer.variables)},
@@ -194,13 +202,13 @@ def sampler(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed: int
     return show
 
 
-def flops_per_token(hparams: HParams, window: int) -> int:
-    """Of training on windows: twice for each weight and score forward, twice that backward.
+def flops_per_token(hparams: HParams, window: int, frozen: bool = False) -> int:
+    """Of training on windows: twice for each weight and score forward, twice that backward, of frozen weights as much.
 
     Source: "PaLM" (Chowdhery et al., 2022), appendix B.
     """
     positions = hparams.n_ctx * hparams.n_embd
-    return 6 * (hparams.n_params - positions) + 12 * hparams.n_layer * hparams.n_embd * window
+    return (4 if frozen else 6) * (hparams.n_params - positions) + 12 * hparams.n_layer * hparams.n_embd * window
 
 
 def matmul_peak(size: int = 1536) -> float:

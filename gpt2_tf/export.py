@@ -147,12 +147,13 @@ def export(
 
 
 def _in_dtype(model: GPT2, dtype: str) -> GPT2:
-    """The model, or a copy whose variables have the dtype."""
-    if dtype == model.variable_dtype == model.compute_dtype:
+    """The model, or a copy whose variables have the dtype, and adapters merged."""
+    if dtype == model.variable_dtype == model.compute_dtype and not model.lora_rank:
         return model
     copy = GPT2(model.hparams, w_init_stdev=None, dtype=dtype)
+    weights = model.merged_weights()
     for name, variable in copy.named_weights().items():
-        variable.assign(tf.cast(model.named_weights()[name].value, dtype))
+        variable.assign(tf.cast(weights[name], dtype))
     return copy
 
 

@@ -1,4 +1,5 @@
-"""Hugging Face's folders, `config.json`, `model.safetensors` and a tokenizer, <-> hyperparameters, weights, encoder.
+"""Hugging Face's folders, `config.json`, `model.safetensors` and a tokenizer, <-> hyperparameters, weights, encoder;
+and the folders of their PEFT, of low-rank adapters.
 
 It knows names and shapes, not the model, so that `model.py` may import it. A folder is read with nothing but NumPy;
 one that is named as on the hub is fetched with the extra `[hf]`.
@@ -47,6 +48,10 @@ TOKENIZER_SETTINGS = {
     "model.ignore_merges": (False,),
 }
 KINDS = {"g": "weight", "b": "bias", "w": "weight", "wte": "wte.weight", "wpe": "wpe.weight"}
+KINDS |= {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
+# Of adapters, what changes the numbers and no tensor's name or shape.
+ADAPTER_SETTINGS = {"peft_type": ("LORA",), "use_rslora": (False,), "alpha_pattern": ({},)}
 HEAD = "lm_head.weight"
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the mask, which older files hold
 
@@ -173,6 +178,59 @@ def save(folder: str | os.PathLike, hparams: HParams, arrays: Iterable[np.ndarra
             os.replace(Path(part, name), folder / name)
 
 
+def save_adapters(folder: str | os.PathLike, adapters: Mapping[str, np.ndarray], rank: int) -> None:
+    """Writes a folder that PEFT loads onto the same model of transformers; each file appears whole.
+
+    Args:
+        adapters: by name, as `model/h0/attn/c_attn/lora_a` [nx, rank] and `.../lora_b` [rank, nf].
+
+    Raises:
+        OSError: the folder can't be made or written, or the disk is full.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": rank,
+        "lora_alpha": rank,  # so that they are not scaled
+        "target_modules": ["c_attn", "c_proj"],
+        "fan_in_fan_out": True,  # w is [nx, nf]
+        "inference_mode": True,
+    }
+    arrays = {_adapter(name): np.asarray(adapter).T for name, adapter in adapters.items()}
+    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as part:
+        Path(part, ADAPTERS[0]).write_text(_dumped(config), encoding="utf-8")
+        shapes = {name: array.shape for name, array in arrays.items()}
+        safetensors.write(Path(part, ADAPTERS[1]), shapes, iter(arrays.values()))
+        for name in ADAPTERS:
+            os.replace(Path(part, name), folder / name)
+
+
+def adapters(folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]], rank: int) -> dict[str, np.ndarray]:
+    """What `save_adapters` or PEFT has written, by the names of `shapes`, float32; each `lora_b` is scaled by alpha/r.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: they are of another rank, another model or other arithmetic, or damaged.
+    """
+    path, weights = (Path(folder, name) for name in ADAPTERS)
+    config = _object(path)
+    _check(path, config, {**ADAPTER_SETTINGS, "r": (rank,)})
+    stored = safetensors.read(weights)
+    found = {name: tensor.shape[::-1] for name, tensor in stored.items()}
+    expected = {_adapter(name): tuple(shape) for name, shape in shapes.items()}
+    if differences := sorted({name for name, _ in found.items() ^ expected.items()}):
+        raise ValueError(
+            f"{weights}: the adapters aren't of this model, of c_attn and c_proj at rank {rank}: {len(differences)} "
+            f"tensors differ, such as {differences[0]}"
+        )
+    scale = np.float32(config.get("lora_alpha", rank) / rank)
+    arrays = {name: np.asarray(stored[_adapter(name)]).T for name in shapes}
+    return {name: array * scale if name.endswith("b") else array for name, array in arrays.items()}
+
+
 def encoder(folder: str | os.PathLike, n_vocab: int) -> Encoder:
     """The encoder of `tokenizer.json`, or of `vocab.json` and `merges.txt`, for a model of `n_vocab` ids.
 
@@ -240,6 +298,10 @@ def _theirs(name: str) -> str:
     """OpenAI's name -> Hugging Face's: model/h0/attn/c_attn/w -> h.0.attn.c_attn.weight. The one table of names."""
     *scopes, kind = name.removeprefix("model/").split("/")
     return ".".join([*(re.sub(r"^h(\d+)$", r"h.\1", scope) for scope in scopes), KINDS[kind]])
+
+
+def _adapter(name: str) -> str:
+    return f"base_model.model.transformer.{_theirs(name)}"
 
 
 def _stored(folder: Path) -> dict[str, safetensors.Stored]:

@@ -21,7 +21,7 @@ def to_keras_nlp(model: GPT2) -> keras.Model:
     Raises:
         ImportError: the extra `[keras-nlp]` is missing.
     """
-    weights = model.named_weights()
+    weights = model.merged_weights()
     arrays = (weights[name].numpy() for name in model.hparams.shapes)
     return _backbone(model.hparams, arrays, model.dtype_policy.name)
 

@@ -5,7 +5,9 @@ import tensorflow as tf
 CHUNK = 2**24  # logits at a time, 64 MB in float32
 
 
-def cross_entropy(h: tf.Tensor, wte: tf.Tensor, targets: tf.Tensor, training: bool = False) -> tf.Tensor:
+def cross_entropy(
+    h: tf.Tensor, wte: tf.Tensor, targets: tf.Tensor, training: bool = False, frozen: bool = False
+) -> tf.Tensor:
     """The sum of -log p(target) in nats, float32 [], over the targets that aren't negative.
 
     In training its gradients are computed on the way, so that no logits are kept, or computed twice.
@@ -14,6 +16,7 @@ def cross_entropy(h: tf.Tensor, wte: tf.Tensor, targets: tf.Tensor, training: bo
         h: [batch, seq, n_embd], what the head reads.
         wte: [n_vocab, n_embd], the head, of the same dtype.
         targets: int [batch, seq]; those below 0 are padding.
+        frozen: whether the head is to have no gradient, which is a third of the work.
     """
     h, targets = tf.reshape(h, [-1, h.shape[-1]]), tf.reshape(targets, [-1])
     rows, size = tf.shape(h)[0], max(1, CHUNK // wte.shape[0])
@@ -38,23 +41,23 @@ def cross_entropy(h: tf.Tensor, wte: tf.Tensor, targets: tf.Tensor, training: bo
     if not training:
         return loop(lambda first, total: (total + chunk(first)[1],))[0]
 
-    def body(first, total, h_gradient, wte_gradient):
+    def body(first, total, h_gradient, *wte_gradient):
         part, losses, gradient = chunk(first)
         return (
             total + losses,
             h_gradient.write(first // size, tf.matmul(gradient, wte)),
-            wte_gradient + tf.matmul(gradient, part, transpose_a=True),
+            *(before + tf.matmul(gradient, part, transpose_a=True) for before in wte_gradient),
         )
 
     @tf.custom_gradient
     def summed(h, wte):
         parts = tf.TensorArray(h.dtype, -(-rows // size), infer_shape=False, element_shape=[None, h.shape[1]])
-        total, parts, wte_gradient = loop(body, parts, tf.zeros(wte.shape, wte.dtype))
+        total, parts, *wte_gradient = loop(body, parts, *([] if frozen else [tf.zeros(wte.shape, wte.dtype)]))
         h_gradient = parts.concat()
 
         def gradient(upstream):
             upstream = tf.cast(upstream, h.dtype)
-            return upstream * h_gradient, upstream * wte_gradient
+            return upstream * h_gradient, None if frozen else upstream * wte_gradient[0]
 
         return total, gradient
 

@@ -148,17 +148,24 @@ class Norm(keras.layers.Layer):
 
 
 class Conv1D(keras.layers.Layer):
-    """A dense layer over the last axis, [..., nx] -> [..., nf]; OpenAI keeps `w` as [1, nx, nf]."""
+    """A dense layer over the last axis, [..., nx] -> [..., nf]; OpenAI keeps `w` as [1, nx, nf].
 
-    def __init__(self, nf: int, w_init_stdev: float | None, **kwargs):
+    With a `lora_rank` it is as if `w` were `w + lora_a @ lora_b`, [nx, lora_rank] and [lora_rank, nf], a 0 at first.
+    """
+
+    def __init__(self, nf: int, w_init_stdev: float | None, lora_rank: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.nf = nf
         self.w_init_stdev = w_init_stdev
+        self.lora_rank = lora_rank
 
     def build(self, input_shape):
         nx = input_shape[-1]
         self.w = self.add_weight(name="w", shape=[1, nx, self.nf], initializer=normal(self.w_init_stdev))
         self.b = self.add_weight(name="b", shape=[self.nf], initializer="zeros")
+        if self.lora_rank:
+            self.lora_a = self.add_weight(name="lora_a", shape=[nx, self.lora_rank], initializer=normal(0.02))
+            self.lora_b = self.add_weight(name="lora_b", shape=[self.lora_rank, self.nf], initializer="zeros")
 
     def call(self, x):
         nx = x.shape[-1]
@@ -167,19 +174,22 @@ class Conv1D(keras.layers.Layer):
             parts = matmul(tf.reshape(x, [n, 1, nx // n]), tf.reshape(self.w, [n, nx // n, self.nf]))
             y = tf.reduce_sum(parts, axis=0)
         else:
-            y = tf.matmul(tf.reshape(x, [1, -1, nx]), self.w)
+            with tf.control_dependencies([x]):  # or mixed precision casts the w of all blocks at once, and keeps them
+                y = tf.matmul(tf.reshape(x, [1, -1, nx]), self.w)
+        if self.lora_rank:
+            y += tf.matmul(tf.matmul(tf.reshape(x, [-1, nx]), self.lora_a), self.lora_b)
         return tf.reshape(y + self.b, [*sizes(x)[:-1], self.nf])
 
 
 class Attention(keras.layers.Layer):
     """Masked multi-head self-attention over past and present."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float | None, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_rank: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.n_head = hparams.n_head
         c_proj_stdev = w_init_stdev and w_init_stdev / sqrt(2 * hparams.n_layer)
-        self.c_attn = Conv1D(3 * hparams.n_embd, w_init_stdev, name="c_attn", dtype=self.dtype_policy)
-        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, name="c_proj", dtype=self.dtype_policy)
+        self.c_attn = Conv1D(3 * hparams.n_embd, w_init_stdev, lora_rank, name="c_attn", dtype=self.dtype_policy)
+        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, lora_rank, name="c_proj", dtype=self.dtype_policy)
         self.dropout = hparams.dropout
 
     def build(self, input_shape):
@@ -203,12 +213,12 @@ class Attention(keras.layers.Layer):
 class MLP(keras.layers.Layer):
     """Two dense layers with a GELU between them, four times as wide."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float | None, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_rank: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.n_state = 4 * hparams.n_embd
         c_proj_stdev = w_init_stdev and w_init_stdev / sqrt(2 * hparams.n_layer)
         self.c_fc = Conv1D(self.n_state, w_init_stdev, name="c_fc", dtype=self.dtype_policy)
-        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, name="c_proj", dtype=self.dtype_policy)
+        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, lora_rank, name="c_proj", dtype=self.dtype_policy)
         self.dropout = hparams.dropout
 
     def build(self, input_shape):
@@ -222,13 +232,13 @@ class MLP(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """One layer of the transformer: attention, then the MLP, each on a normalised input and added to it."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float | None, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_rank: int | None = None, **kwargs):
         super().__init__(**kwargs)
         # Under mixed precision, norms compute in the variables' float32.
         self.ln_1 = Norm(name="ln_1", dtype=self.variable_dtype)
-        self.attn = Attention(hparams, w_init_stdev, name="attn", dtype=self.dtype_policy)
+        self.attn = Attention(hparams, w_init_stdev, lora_rank, name="attn", dtype=self.dtype_policy)
         self.ln_2 = Norm(name="ln_2", dtype=self.variable_dtype)
-        self.mlp = MLP(hparams, w_init_stdev, name="mlp", dtype=self.dtype_policy)
+        self.mlp = MLP(hparams, w_init_stdev, lora_rank, name="mlp", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         for layer in (self.ln_1, self.attn, self.ln_2, self.mlp):
@@ -259,6 +269,9 @@ class GPT2(keras.Model):
     that for `wpe`, and for the two projections into each block's residual over sqrt(2 n_layer), as the paper says.
     A `w_init_stdev` of None leaves them unset: for weights that come from elsewhere.
 
+    With a `lora_rank` they are frozen, and adapters of that rank are trained, beside `c_attn` and both `c_proj` of each
+    block (Hu et al., 2021; alpha is the rank, so that nothing is scaled). What is written of the model has them merged.
+
     Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019) and OpenAI's `src/model.py`.
     """
 
@@ -268,6 +281,7 @@ class GPT2(keras.Model):
         *,
         w_init_stdev: float | None = 0.02,
         remat: bool = False,
+        lora_rank: int | None = None,
         name: str = "model",
         **kwargs,
     ):
@@ -277,10 +291,17 @@ class GPT2(keras.Model):
         self.hparams = hparams
         self.w_init_stdev = w_init_stdev
         self.remat = remat
+        self.lora_rank = lora_rank
         self.seeds = keras.random.SeedGenerator()
-        self.h = [Block(hparams, w_init_stdev, name=f"h{i}", dtype=self.dtype_policy) for i in range(hparams.n_layer)]
+        self.h = [
+            Block(hparams, w_init_stdev, lora_rank, name=f"h{i}", dtype=self.dtype_policy)
+            for i in range(hparams.n_layer)
+        ]
         self.ln_f = Norm(name="ln_f", dtype=self.variable_dtype)
         self.build([None, None])
+        if lora_rank:
+            for variable in self.named_weights().values():
+                variable.trainable = False
 
     def build(self, input_shape):
         n_vocab, n_ctx, n_embd = self.hparams.n_vocab, self.hparams.n_ctx, self.hparams.n_embd
@@ -393,7 +414,7 @@ class GPT2(keras.Model):
         def gradients(tokens, targets):
             with tf.GradientTape() as tape:
                 h = self.hidden(tokens, training=True)[0]
-                loss = cross_entropy(h, self.head(), targets, training=True) / count
+                loss = cross_entropy(h, self.head(), targets, training=True, frozen=bool(self.lora_rank)) / count
                 scaled = self.optimizer.scale_loss(loss)
             return loss, tape.gradient(scaled, self.trainable_variables)
 
@@ -449,11 +470,28 @@ class GPT2(keras.Model):
 
     def named_weights(self) -> dict[str, keras.Variable]:
         """The weights by OpenAI's names, whatever this model's own name and the scope that it was made in."""
+        return {name: variable for name, variable in self._named().items() if "/lora_" not in name}
+
+    def adapters(self) -> dict[str, keras.Variable]:
+        """With a `lora_rank`, what is trained: `model/h0/attn/c_attn/lora_a`, [nx, lora_rank], and so on."""
+        return {name: variable for name, variable in self._named().items() if "/lora_" in name}
+
+    def merged_weights(self) -> dict[str, keras.Variable | tf.Tensor]:
+        """`named_weights`, where there are adapters with them added, float32: the same model for any reader."""
+        weights, adapters = dict(self.named_weights()), self.adapters()
+        for name in [name for name in adapters if name.endswith("/lora_a")]:
+            scope = name.removesuffix("lora_a")
+            w, a, b = weights[f"{scope}w"], adapters[name], adapters[f"{scope}lora_b"]
+            w, a, b = (tf.cast(part, tf.float32) for part in (w, a, b))
+            weights[f"{scope}w"] = w + tf.matmul(a, b)
+        return weights
+
+    def _named(self) -> dict[str, keras.Variable]:
         return {f"model{variable.path.removeprefix(self.path)}": variable for variable in self.weights}
 
     def get_config(self):
         config = {"hparams": self.hparams.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
-        return {**config, "remat": self.remat}
+        return {**config, "remat": self.remat, "lora_rank": self.lora_rank}
 
     @classmethod
     def from_config(cls, config):
@@ -480,7 +518,7 @@ class GPT2(keras.Model):
 
         With a `step` it is `model-1000.*` and `counter`, as gpt-2-simple and nshepperd's fork keep a run's folder.
         """
-        checkpoint.save(folder, self.named_weights(), step)
+        checkpoint.save(folder, self.merged_weights(), step)
         # Dropout is a matter of training, and OpenAI's code reads no key but its five.
         replace(self.hparams, dropout=0).to_json(Path(folder, "hparams.json"))
 
@@ -505,6 +543,22 @@ class GPT2(keras.Model):
 
     def save_pretrained(self, folder: str | os.PathLike, enc: Encoder | None = None) -> None:
         """Writes `config.json` and `model.safetensors`, as transformers reads them; with `enc`, a tokenizer too."""
-        weights = self.named_weights()
+        weights = self.merged_weights()
         arrays = (weights[name].numpy() for name in self.hparams.shapes)
         huggingface.save(folder, self.hparams, arrays, enc)
+
+    def load_adapters(self, folder: str | os.PathLike) -> None:
+        """Takes adapters that `save_adapters` or PEFT has written of the same weights at the same `lora_rank`.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: they are of another rank, another model or other arithmetic, or damaged.
+        """
+        adapters = self.adapters()
+        shapes = {name: variable.shape for name, variable in adapters.items()}
+        for name, array in huggingface.adapters(folder, shapes, self.lora_rank).items():
+            adapters[name].assign(array)
+
+    def save_adapters(self, folder: str | os.PathLike) -> None:
+        """Writes the adapters alone, as PEFT reads them: `adapter_config.json`, `adapter_model.safetensors`."""
+        huggingface.save_adapters(folder, self.adapters(), self.lora_rank)

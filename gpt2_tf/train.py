@@ -1,6 +1,7 @@
 """Training from text files to a folder of OpenAI's files, in plain Keras; a run that was stopped goes on exactly."""
 
 import dataclasses
+import gc
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ from gpt2_tf.model import GPT2
 from gpt2_tf.optimizer import adamw
 
 SCRATCH, RESUME = "scratch", "resume"
-RUN, DATA = "train.json", "data"  # in a run's folder
+RUN, DATA, BASE = "train.json", "data", "base"  # in a run's folder
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -42,6 +43,7 @@ class Settings:
     grad_accumulation: int = 1
     precision: str = "float32"
     remat: bool = False
+    lora_rank: int | None = None
     save_every: int = 500
     eval_every: int = 250
     sample_every: int = 250
@@ -93,6 +95,8 @@ def run(
     if init_from != SCRATCH and (vocab_size is not None or shape):
         names = ", ".join([*(["vocab_size"] if vocab_size is not None else []), *(shape or {})])
         raise ValueError(f"only new weights have a choice of {names}; give --init-from scratch, or leave that out")
+    if init_from == SCRATCH and settings.get("lora_rank"):
+        raise ValueError("new weights would stay random beside adapters; leave out --lora-rank, or --init-from scratch")
     if init_from == RESUME:
         settings, place = _read_run(out, settings)
         prepared = prepare.load(place, Encoder.from_folder(out), val_fraction=settings.val_fraction)
@@ -116,8 +120,14 @@ def run(
             model = GPT2(dataclasses.replace(hparams, n_vocab=prepared.encoder.n_vocab))
         _begin(out, model, prepared.encoder, settings, place)
         del model
+        gc.collect()  # it holds itself, and would take as much memory as the one that is trained
+    keras.utils.set_random_seed(settings.seed)  # for the adapters
     model = GPT2.from_checkpoint(
-        out, dropout=settings.dropout, remat=settings.remat, dtype=POLICIES[settings.precision]
+        out / BASE if settings.lora_rank else out,
+        dropout=settings.dropout,
+        remat=settings.remat,
+        lora_rank=settings.lora_rank,
+        dtype=POLICIES[settings.precision],
     )
     fit(model, prepared, out, settings, more)
 
@@ -135,7 +145,7 @@ def _check_new(files: Sequence[str | os.PathLike], out: Path) -> None:
 def _defaults(scratch: bool, n_ctx: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that depend on others, but for those given."""
     defaults = {
-        "learning_rate": 1e-3 if scratch else 5e-5,
+        "learning_rate": 1e-3 if scratch or given.get("lora_rank") else 5e-5,
         "window": min(256, n_ctx),
         "warmup_steps": given.get("steps", Settings.steps) // 10,
     }
@@ -160,10 +170,15 @@ def _prepared(
 
 
 def _begin(out: Path, model: GPT2, encoder: Encoder, settings: Settings, data: Path) -> None:
-    """Writes a run's folder as it is before the first step; the settings last, which say that the rest is there."""
-    for place in (out, out / "best"):
+    """Writes a run's folder as it is before the first step; the settings last, which say that the rest is there.
+
+    Adapters go on from the weights in `base`, which stay: merged ones, and taken apart again, would be rounded.
+    """
+    for place in (out, out / "best", *([out / BASE] if settings.lora_rank else [])):
         place.mkdir(parents=True, exist_ok=True)
         encoder.save(place)
+    if settings.lora_rank:
+        model.save_checkpoint(out / BASE)
     model.save_checkpoint(out, step=0)
     place = DATA if data == out / DATA else str(data)  # so that the whole folder can be moved
     callbacks.put(out / RUN, json.dumps({"data": place, **dataclasses.asdict(settings)}, indent=2).encode())
@@ -231,7 +246,7 @@ def fit(
 
     hooks = [
         callbacks.StopAtNaN(),
-        callbacks.Throughput(model.hparams, settings.window, settings.batch_size),
+        callbacks.Throughput(model.hparams, settings.window, settings.batch_size, bool(settings.lora_rank)),
         *([best] if best else []),
         log,
         callbacks.Every(

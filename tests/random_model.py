@@ -9,10 +9,10 @@ import numpy as np
 from gpt2_tf import GPT2, HParams
 
 
-def random_model(hparams: HParams, stdev: float = 0.3, seed: int | np.random.Generator = 0) -> GPT2:
+def random_model(hparams: HParams, stdev: float = 0.3, seed: int | np.random.Generator = 0, **kwargs) -> GPT2:
     """Larger weights than fresh ones, so that texts differ in likelihood and the context matters."""
     rng = np.random.default_rng(seed)
-    model = GPT2(hparams, w_init_stdev=0)
+    model = GPT2(hparams, w_init_stdev=0, **kwargs)
     for variable in model.weights:
         variable.assign(rng.normal(1 if variable.name == "g" else 0, stdev, variable.shape))
     return model

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from random_model import random_model
 from tensorflow.core.protobuf import saved_model_pb2
 
-from gpt2_tf import generate, score
-from gpt2_tf.export import Limits, _check, _warm_up, export
+from gpt2_tf import HParams, generate, score
+from gpt2_tf.export import Limits, _check, _in_dtype, _warm_up, export
 
 TF220 = "GPT2_TF_TF220_PYTHON"
 PROMPTS = ["them", "", "the then them", "🎈 x", "th"]
@@ -483,6 +484,14 @@ def test_weights_are_on_disk_once(exported, lively):
     assert 0 <= weights - 4 * lively.hparams.n_params < 10_000
     variables = tf.saved_model.load(exported).weights
     assert sum(np.prod(variable.shape) for variable in variables) == lively.hparams.n_params
+
+
+def test_adapters_are_merged():
+    model = random_model(HParams(n_vocab=260, n_ctx=16, n_embd=8, n_head=2, n_layer=1), lora_rank=2)
+    copy = _in_dtype(model, "float32")
+    assert [variable.path for variable in copy.weights] == list(model.named_weights())
+    tokens = np.array([[1, 2, 3]])
+    np.testing.assert_allclose(copy(tokens), model(tokens), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -56,6 +56,12 @@ def test_to_keras_nlp(model, library):
 
 
 @pytest.mark.slow
+def test_to_keras_nlp_merges_adapters(library):
+    model = random_model(HPARAMS, stdev=0.1, lora_rank=2)
+    np.testing.assert_allclose(logits(to_keras_nlp(model)), model(TOKENS), rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
 def test_from_keras_nlp(theirs):
     model = from_keras_nlp(theirs)
     assert model.hparams == HPARAMS

@@ -9,6 +9,7 @@ import reference
 import tensorflow as tf
 
 from gpt2_tf import GPT2, HParams, sample_sequence
+from gpt2_tf.loss import cross_entropy
 from gpt2_tf.model import Block, attention_mask, dropout
 
 HPARAMS = HParams(n_vocab=311, n_ctx=48, n_embd=60, n_head=5, n_layer=3)
@@ -326,6 +327,84 @@ def test_float16_scales_its_loss_and_skips_what_overflows(batch):
     model.optimizer.dynamic_scale.assign(2.0**10)
     model.train_on_batch(*batch)
     assert int(model.optimizer.iterations) == 1 and np.abs(model.wte - before).max() > 0
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """A model with adapters that matter as much as its weights, and one of the same weights, merged by NumPy."""
+    model = random_model(dataclasses.replace(HPARAMS, n_layer=2), lora_rank=4)
+    merged = GPT2(model.hparams, w_init_stdev=None)
+    adapters = {name: variable.numpy().astype(np.float64) for name, variable in model.adapters().items()}
+    for name, variable in model.named_weights().items():
+        a, b = (adapters.get(f"{name.removesuffix('w')}lora_{kind}") for kind in "ab")
+        merged.named_weights()[name].assign(variable.numpy() + (0 if a is None else a @ b))
+    return model, merged
+
+
+def test_merged_weights_are_the_adapted_model(adapted, tokens):
+    """Beside the reference's own 1e-5, 1e-6: float32's roundings of weights of about 1."""
+    model, merged = adapted
+    logits = expected(merged, tokens)[0]
+    np.testing.assert_allclose(model(tokens), logits, rtol=0, atol=TOLERANCE)
+    past = model.forward(tokens[:1, :-1])["present"]  # a single token has a path of its own
+    last = model.forward(tokens[:1, -1:], past)["logits"]
+    np.testing.assert_allclose(last, logits[:1, -1:], rtol=0, atol=TOLERANCE)
+    found = model.merged_weights()
+    assert found.keys() == model.hparams.shapes.keys()
+    for name, variable in merged.named_weights().items():
+        np.testing.assert_allclose(found[name], variable, rtol=0, atol=1e-6)
+    changed = [name for name, variable in model.named_weights().items() if np.any(variable.numpy() != found[name])]
+    scopes = ("attn/c_attn", "attn/c_proj", "mlp/c_proj")
+    assert changed == [f"model/h{i}/{scope}/w" for i in range(2) for scope in scopes]
+
+
+def test_new_adapters_change_nothing(tokens):
+    model, adapted = (GPT2(HPARAMS, lora_rank=rank) for rank in (None, 8))
+    weights = model.named_weights()
+    for name, variable in adapted.named_weights().items():
+        variable.assign(weights[name])
+    np.testing.assert_array_equal(adapted(tokens), model(tokens))
+    assert {np.any(variable) for name, variable in adapted.adapters().items() if name.endswith("a")} == {True}
+
+
+@pytest.mark.parametrize("dtype, rtol", [(None, 1e-5), ("mixed_bfloat16", 0.05)])
+def test_a_step_is_of_the_adapters_alone(adapted, batch, dtype, rtol):
+    """Their gradients are those of the merged weights, by the chain rule; tolerances as above."""
+    (model, merged), hparams = adapted, adapted[0].hparams
+    with tf.GradientTape() as tape:
+        h = merged.hidden(batch[0])[0]
+        loss = cross_entropy(h, merged.head(), batch[1]) / np.sum(batch[1] >= 0)
+    named = merged.named_weights()
+    gradients = dict(zip(named, tape.gradient(loss, [v.value for v in named.values()]), strict=True))
+    trained = GPT2(hparams, lora_rank=4, remat=dtype is not None, dtype=dtype)
+    for one, other in zip(trained.weights, model.weights, strict=True):
+        one.assign(other)
+    trained.compile(keras.optimizers.SGD(1.0), grad_accumulation=1 if dtype is None else 2)
+    assert trained.train_on_batch(*batch) == pytest.approx(float(loss), rel=rtol)
+    before, after = model.adapters(), trained.adapters()
+    for name in before:
+        scope, kind = name[:-1], name[-1]
+        a, b = (before[f"{scope}{kind}"].numpy() for kind in "ab")
+        gradient = gradients[scope.replace("lora_", "w")][0].numpy()
+        expected = gradient @ b.T if kind == "a" else a.T @ gradient
+        found = before[name].numpy() - after[name].numpy()
+        assert np.linalg.norm(found - expected) <= rtol * np.linalg.norm(expected), name
+    for name, variable in trained.named_weights().items():
+        np.testing.assert_array_equal(variable, model.named_weights()[name])
+
+
+def test_the_optimizer_keeps_nothing_of_what_is_frozen(adapted):
+    optimizer = keras.optimizers.AdamW()
+    optimizer.build(adapted[0].trainable_variables)
+    kept = [tuple(variable.shape) for variable in optimizer.variables if len(variable.shape)]
+    assert sorted(kept) == sorted(2 * [tuple(variable.shape) for variable in adapted[0].adapters().values()])
+
+
+def test_keras_saving_keeps_adapters(adapted, tokens, tmp_path):
+    adapted[0].save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(tokens), adapted[0](tokens))
+    assert len(loaded.trainable_variables) == len(loaded.adapters()) == 12
 
 
 @pytest.mark.parametrize("arguments", [{"y": None}, {"sample_weight": np.ones([4, 48])}])

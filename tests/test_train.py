@@ -215,6 +215,62 @@ def test_a_run_that_crashed_goes_on_exactly(text, whole, tmp_path, step):
     assert_same_run(tmp_path / "out", whole)
 
 
+def begin_adapters(text, out, folder, *more, **settings):
+    settings = {**SETTINGS, "window": 16, "lora_rank": 2, "learning_rate": 1e-2, **settings}
+    train.run([text], out, init_from=folder, more=more, **settings)
+
+
+@pytest.fixture(scope="module")
+def adapted(text, tiny_folder, tmp_path_factory):
+    """The folder of a run of adapters that was never stopped."""
+    out = tmp_path_factory.mktemp("runs") / "adapted"
+    begin_adapters(text, out, tiny_folder)
+    return out
+
+
+def test_a_run_of_adapters_leaves_them_merged_and_apart(adapted, tiny_folder):
+    """1e-5 of logits of up to 10: float32's roundings of the merged weights."""
+    tokens = np.random.default_rng(0).integers(0, 300, [2, 32])
+    model = load(adapted)[0]
+    assert model.hparams.n_params == sum(int(np.prod(weight.shape)) for weight in model.weights)
+    again = GPT2.from_checkpoint(tiny_folder, lora_rank=2)
+    before = again(tokens).numpy()
+    again.load_adapters(adapted / "adapters")
+    assert np.abs(before - model(tokens)).max() > 0.1
+    np.testing.assert_allclose(again(tokens), model(tokens), rtol=0, atol=1e-4)
+    for one, other in zip(load(adapted / "base")[0].weights, load(tiny_folder)[0].weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    log = [float(row["val_loss"]) for row in rows(adapted)]
+    assert log[-1] < log[0]
+    again.load_adapters(adapted / "best" / "adapters")
+    again.compile()
+    data = train.prepare.load(adapted / "data")
+    assert again.evaluate(train.dataset.windows(data.val, 16, 4), verbose=0) == pytest.approx(min(log), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_adapters_of_other_precisions(text, tiny_folder, tmp_path):
+    out = tmp_path / "out"
+    begin_adapters(text, out, tiny_folder, precision="bfloat16", remat=True, documents=True)
+    assert float(rows(out)[-1]["val_loss"]) < float(rows(out)[0]["val_loss"])
+    assert {weight.dtype for weight in load(out)[0].weights} == {"float32"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 10])
+def test_a_run_of_adapters_that_crashed_goes_on_exactly(text, adapted, tiny_folder, tmp_path, step):
+    """Before its first checkpoint, when its adapters are drawn again, and after its second."""
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        begin_adapters(text, out, tiny_folder, At(step, stop))
+    assert train.last(out) == {2: 0, 10: 8}[step]
+    resume(out)
+    assert_same_run(out, adapted)
+    for place in (".", "best"):
+        name = f"{place}/adapters/adapter_model.safetensors"
+        assert (out / name).read_bytes() == (adapted / name).read_bytes()
+
+
 @pytest.mark.slow
 def test_an_evaluation_that_was_missed_is_made_up_for(text, tmp_path):
     """Stopped between the save and the evaluation at one step."""
@@ -365,9 +421,11 @@ def killed():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_run_killed_at_random_moments_goes_on_exactly(killed, text, tmp_path):
+@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
+def test_a_run_killed_at_random_moments_goes_on_exactly(killed, text, tiny_folder, tmp_path, adapters):
     """A checkpoint is written at every step, so that many of the kills come while one is; two as the run begins."""
-    settings = [text, *COMMAND, *flags(steps=200, eval_every=7, save_every=1)]
+    of_adapters = flags(init_from=tiny_folder, lora_rank=2, window=16, **SETTINGS)
+    settings = [text, *(of_adapters if adapters else COMMAND), *flags(steps=200, eval_every=7, save_every=1)]
     assert killed(tmp_path / "whole", *settings) == 0
     out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
@@ -509,6 +567,7 @@ def test_mistakes_of_a_run(text, whole, tiny_folder, tmp_path, capfd):
     )
     assert GPT2.from_checkpoint(model)
     assert error(text, "--out", tmp_path / "new", "--init-from", "scratch").startswith("new weights need a vocabulary")
+    assert error(text, "--out", tmp_path / "new", *new, "--lora-rank", "2").startswith("new weights would stay random")
     assert error("--out", tmp_path / "new", "--init-from", "resume") == (
         f"{tmp_path / 'new'} holds no run to go on with: {tmp_path / 'new' / 'train.json'} is missing"
     )
