@@ -12,24 +12,26 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
+def start(count: int, command: Sequence[str], **kwargs) -> list[subprocess.Popen]:
+    """The processes; `kwargs` are for `Popen`."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]  # all at once, so that each has its own
+    cluster = {"worker": [f"localhost:{each.getsockname()[1]}" for each in sockets]}
     for each in sockets:
         each.close()
-    return ports
+    workers = []
+    for index in range(count):
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        workers.append(subprocess.Popen(command, env={**os.environ, "TF_CONFIG": config}, **kwargs))
+    return workers
 
 
 def main() -> int:
-    if len(sys.argv) < 3 or not sys.argv[1].isdecimal():
+    if len(sys.argv) < 3 or not sys.argv[1].isdecimal() or int(sys.argv[1]) < 1:
         raise SystemExit(f"usage: {sys.argv[0]} COUNT COMMAND...")
-    cluster = {"worker": [f"localhost:{port}" for port in free_ports(int(sys.argv[1]))]}
-    workers = []
-    for index in range(len(cluster["worker"])):
-        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-        workers.append(subprocess.Popen(sys.argv[2:], env={**os.environ, "TF_CONFIG": config}))
+    workers = start(int(sys.argv[1]), sys.argv[2:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers have the Ctrl-C too
     return max(abs(worker.wait()) for worker in workers)
 

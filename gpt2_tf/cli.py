@@ -157,7 +157,7 @@ def train(args: argparse.Namespace) -> None:
     more = [train.tensorboard(args.out)] if args.tensorboard and chief else []
     more += [train.wandb(args.wandb)] if args.wandb is not None and chief else []
     # To stderr Keras is to show how far it is.
-    with contextlib.redirect_stdout(sys.stderr), replicas.failures_named(strategy):
+    with contextlib.redirect_stdout(sys.stderr), replicas.losses_named(strategy):
         train.run(
             args.files,
             args.out,

@@ -7,6 +7,9 @@ sums over the replicas, who may write, and what is said when one is lost.
 import contextlib
 import json
 import os
+import re
+import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,42 +17,28 @@ import tensorflow as tf
 
 MIRRORED, MULTI_WORKER = "mirrored", "multi-worker"
 EXAMPLE = '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
 def strategy(name: str | None) -> tf.distribute.Strategy:
-    """TensorFlow's strategy of this name; None is its default, one device. Called before any of TensorFlow's work.
+    """TensorFlow's strategy of this name; None is its default, one device. To be made before TensorFlow has any work.
 
     "mirrored" has a replica on each GPU of this machine, or without any on each logical CPU device. "multi-worker" has
-    one on each GPU, or the CPU, of all the machines that `TF_CONFIG` names, and waits for them.
+    them on the GPUs, or the CPU, of each of the workers that `TF_CONFIG` names, and waits until all are there.
 
     Raises:
         ValueError: there is no such strategy, or `TF_CONFIG` isn't what `tf.distribute` takes.
-        ConnectionError: the other workers aren't there.
     """
     if name is None:
         return tf.distribute.get_strategy()
-    if name == MIRRORED or (name == MULTI_WORKER and workers() == 1):
-        return tf.distribute.MirroredStrategy(tf.config.list_logical_devices("GPU") or None)
+    if name == MIRRORED:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == MULTI_WORKER:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        print(f"waiting for all {_count()} workers of TF_CONFIG", file=sys.stderr)
+        with _stoppable():
+            return tf.distribute.MultiWorkerMirroredStrategy()
     raise ValueError(f"strategy is {name!r}, but must be {MIRRORED} or {MULTI_WORKER}")
-
-
-def workers() -> int:
-    """How many `TF_CONFIG` names. ValueError where it isn't as it should be."""
-    try:
-        config = json.loads(os.environ.get("TF_CONFIG", ""))
-        cluster, task = config["cluster"], config["task"]
-        kinds = {kind: list(cluster[kind]) for kind in cluster}
-        kinds[task["type"]][int(task["index"])]
-        if not kinds.keys() <= {"chief", "worker"}:
-            raise ValueError
-    except (ValueError, KeyError, TypeError, IndexError):
-        raise ValueError(
-            f"TF_CONFIG is {os.environ.get('TF_CONFIG')!r}, but must name the workers and which of them this is, as in "
-            f"{EXAMPLE}"
-        ) from None
-    return sum(map(len, kinds.values()))
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -58,7 +47,9 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def many_workers(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    """Whether it is of processes that `TF_CONFIG` names."""
+    kind = tf.distribute.MultiWorkerMirroredStrategy
+    return isinstance(strategy, kind) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
 
 
 def total(values: Any) -> Any:
@@ -80,15 +71,53 @@ def own(seed: tf.Tensor) -> tf.Tensor:
 def meet(strategy: tf.distribute.Strategy) -> None:
     """Waits until all workers are here."""
     if many_workers(strategy):
-        strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(tf.function(lambda: tf.constant(1.0))), axis=None)
+        strategy.reduce(tf.distribute.ReduceOp.SUM, tf.constant(1.0), axis=None)
 
 
 @contextlib.contextmanager
-def failures_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """What TensorFlow raises within, where several workers train together, becomes a ConnectionError."""
+def losses_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """The loss of a worker is a ConnectionError of one line, in all the others.
+
+    A process that ends is noticed at once or by its heartbeats, which TensorFlow waits 10 seconds for, as is a machine
+    that no longer answers.
+    """
     try:
         yield
     except tf.errors.OpError as error:
-        if not many_workers(strategy):
+        aborted = re.search("Collective ops is aborted by: (.*)", error.message)
+        if not many_workers(strategy) or not (aborted or isinstance(error, LOST)):
             raise
-        raise ConnectionError(f"a worker was lost, or could not be reached: {error.message}") from error
+        reason = (aborted[1] if aborted else error.message.partition("\n")[0]).rstrip(" :.")
+        raise ConnectionError(
+            f"another worker was lost ({reason}); see what it said. All of them, started again with --init-from "
+            "resume, go on from the last checkpoint"
+        ) from error
+
+
+def _count() -> int:
+    """How many workers `TF_CONFIG` names. ValueError where it isn't as it should be."""
+    config = os.environ.get("TF_CONFIG")
+    try:
+        found = json.loads(config or "")
+        cluster, task = found["cluster"], found["task"]
+        if not cluster.keys() <= {"chief", "worker"} or not 0 <= int(task["index"]) < len(cluster[task["type"]]):
+            raise ValueError
+        return sum(map(len, cluster.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"TF_CONFIG is {config or 'not set'}, but must name the workers and which of them this is, as {EXAMPLE}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """A Ctrl-C within ends the process, though TensorFlow waits and Python has no turn."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):  # ignored, or as it shall be
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
