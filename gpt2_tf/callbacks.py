@@ -22,7 +22,7 @@ ADAPTERS = "adapters"  # in a run's folder, and in its best/
 
 def step(model: keras.Model) -> int:
     """The optimizer steps that the model has taken."""
-    return int(model.optimizer.iterations)
+    return int(model.optimizer.iterations.numpy())
 
 
 class Every(keras.callbacks.Callback):
@@ -52,10 +52,10 @@ class Best(keras.callbacks.Callback):
     """Keeps the model of the least `val_loss` in `folder`, and stops after `patience` evaluations without a lower one.
 
     `state`, float64 [3], is what a run that goes on must know: the least, the evaluations since, and the step of the
-    last. It is one variable, so that a Ctrl-C finds all of it changed or none.
+    last. It is one variable, so that a Ctrl-C finds all of it changed or none. A `folder` of None keeps no model.
     """
 
-    def __init__(self, folder: str | os.PathLike, patience: int | None = None):
+    def __init__(self, folder: str | os.PathLike | None, patience: int | None = None):
         super().__init__()
         self.folder, self.patience = folder, patience
         self.state = tf.Variable([np.inf, 0, 0], dtype=tf.float64)
@@ -71,7 +71,7 @@ class Best(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         least, waited, _ = self.state.numpy()
         lower = logs["val_loss"] < least
-        if lower:
+        if lower and self.folder is not None:
             self.model.save_checkpoint(self.folder)
             if self.model.lora_rank:
                 self.model.save_adapters(Path(self.folder, ADAPTERS))
@@ -82,13 +82,13 @@ class Best(keras.callbacks.Callback):
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds to the epoch's logs `tokens_per_second`, and `of_peak`: of the FLOP/s of this machine's matrix products."""
+    """Adds to the epoch's logs `tokens_per_second`, and `of_peak`: of the FLOP/s of matrix products on its devices."""
 
-    def __init__(self, hparams: HParams, window: int, batch_size: int, frozen: bool = False):
+    def __init__(self, hparams: HParams, window: int, batch_size: int, n_replicas: int = 1, frozen: bool = False):
         super().__init__()
         self.tokens = batch_size * window
         self.flops = flops_per_token(hparams, window, frozen)
-        self.peak = matmul_peak()
+        self.peak = n_replicas * matmul_peak()
         self.seconds, self.batches = 0.0, 0
 
     def on_train_batch_begin(self, batch, logs=None):

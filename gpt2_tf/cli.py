@@ -154,15 +154,18 @@ def train(args: argparse.Namespace) -> None:
     import gpt2_tf
 
     gpt2_tf.GPT2  # noqa: B018 - so that TensorFlow comes in silence
-    from gpt2_tf import train
+    from gpt2_tf import replicas, train
 
     given = {name: value for name, value in vars(args).items() if value is not None}
     settings = {name: given[name] for name in train.SETTINGS if name in given}
     shape = {name: given[name] for name in SHAPE if name in given}
     data = {name: given[name] for name in ("column", "field") if name in given} | {"val_files": args.val_file or ()}
-    more = [train.tensorboard(args.out)] if args.tensorboard else []
-    more += [] if args.wandb is None else [train.wandb(args.wandb)]
-    with contextlib.redirect_stdout(sys.stderr):  # to which Keras is to show how far it is
+    strategy = replicas.strategy(args.strategy)
+    chief = replicas.is_chief(strategy)
+    more = [train.tensorboard(args.out)] if args.tensorboard and chief else []
+    more += [train.wandb(args.wandb)] if args.wandb is not None and chief else []
+    # To stderr Keras is to show how far it is.
+    with contextlib.redirect_stdout(sys.stderr), replicas.losses_named(strategy):
         train.run(
             args.files,
             args.out,
@@ -172,9 +175,11 @@ def train(args: argparse.Namespace) -> None:
             shape=shape,
             data=data,
             more=more,
+            strategy=strategy,
             **settings,
         )
-    print(f"gpt2-tf generate --model {args.out} writes with it", file=sys.stderr)
+    if chief:
+        print(f"gpt2-tf generate --model {args.out} writes with it", file=sys.stderr)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -394,6 +399,11 @@ def _parser() -> argparse.ArgumentParser:
         help="share of the end to validate on (default: 0.1)",
     )
     validation.add_argument("--val-file", action="append", metavar="FILE", help="texts to validate on; once for each")
+    sub.add_argument(
+        "--strategy",
+        choices=("mirrored", "multi-worker"),
+        help="tf.distribute's: all GPUs of this machine, or the workers that TF_CONFIG names (default: one device)",
+    )
     sub.add_argument("--tensorboard", action="store_true", help="log for TensorBoard too, in DIR/tensorboard")
     sub.add_argument("--wandb", metavar="PROJECT", help="log to Weights & Biases too; needs the extra wandb")
 

@@ -6,6 +6,7 @@ seed and `s` alone, so that a run that goes on at step `s` sees what it would ha
 
 import types
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,8 +17,25 @@ ROUNDS = 6  # of a Feistel network; with 4, the orders of 5 windows aren't equal
 _and, _xor = tf.bitwise.bitwise_and, tf.bitwise.bitwise_xor
 
 
+class Share(NamedTuple):
+    """What is yielded of each batch that is cut into `of` equal parts: `count` of them from `first` on, one by one."""
+
+    first: int
+    count: int
+    of: int
+
+
+WHOLE = Share(0, 1, 1)
+
+
 def windows(
-    ids: Sequence[int] | np.ndarray, window: int, batch_size: int, *, seed: int | None = None, start: int = 0
+    ids: Sequence[int] | np.ndarray,
+    window: int,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    start: int = 0,
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Batches of packed windows: rows of `window` tokens, in which one document follows another.
 
@@ -27,14 +45,15 @@ def windows(
             first `window` places, so that it leaves out fewer than two windows' tokens, at the ends. None is the order
             of the ids, once, each but the first a target.
         start: the number of the first batch.
+        share: the replica's or the worker's, of several that train together.
 
     Yields:
-        `(tokens, targets)`, int32 [batch_size, window] each; padding is token 0 with target IGNORED.
+        `(tokens, targets)`, int32 [batch_size / share.of, window] each; padding is token 0 with target IGNORED.
 
     Raises:
-        ValueError: fewer than 2 ids, or a size or start out of its range.
+        ValueError: fewer than 2 ids, a size or start out of its range, or a batch that can't be divided.
     """
-    ids = _checked(ids, window, batch_size, start)
+    ids = _checked(ids, window, batch_size, start, share)
     end = len(ids)
     if seed is None:
         count, offsets = -(-(end - 1) // window), 1
@@ -46,7 +65,7 @@ def windows(
         first = 1 + row * window + tf.cast(_random(epoch, seed or 0) % offsets, tf.int64)
         return first, tf.minimum(first + window, end)
 
-    return _batches(ids, spans, count, window, batch_size, 0, seed, start)
+    return _batches(ids, spans, count, window, batch_size, 0, seed, start, share)
 
 
 def documents(
@@ -57,13 +76,14 @@ def documents(
     end_of_text: int,
     seed: int | None = None,
     start: int = 0,
+    share: Share = WHOLE,
 ) -> tf.data.Dataset:
     """Batches of rows of one document each, padded on the right; one of over `window` tokens takes several rows.
 
     A document's first token is the target of `end_of_text`, as samples begin, and its last target is `end_of_text`.
     The places of all documents are kept in memory. Everything else is as for `windows`; every epoch has all rows.
     """
-    ids = _checked(ids, window, batch_size, start)
+    ids = _checked(ids, window, batch_size, start, share)
     some = 2**20  # looked at together
     ends = [at + 1 + np.flatnonzero(ids[at : at + some] == end_of_text) for at in range(0, len(ids), some)]
     ends = np.unique(np.concatenate([*ends, [len(ids)]]))  # the last document may have been cut off
@@ -76,16 +96,18 @@ def documents(
     def spans(row: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.gather(table[0], row), tf.gather(table[1], row)
 
-    return _batches(ids, spans, len(firsts), window, batch_size, end_of_text, seed, start)
+    return _batches(ids, spans, len(firsts), window, batch_size, end_of_text, seed, start, share)
 
 
-def _checked(ids: Sequence[int] | np.ndarray, window: int, batch_size: int, start: int) -> np.ndarray:
+def _checked(ids: Sequence[int] | np.ndarray, window: int, batch_size: int, start: int, share: Share) -> np.ndarray:
     ids = np.asarray(ids)  # of a memmap, the same memory
     if ids.ndim != 1 or len(ids) < 2 or ids.dtype.kind not in "iu":
         raise ValueError(f"ids are {ids.dtype} {list(ids.shape)}; expected a row of at least 2 whole numbers")
     for name, value, least in (("window", window, 1), ("batch_size", batch_size, 1), ("start", start, 0)):
         if value < least:
             raise ValueError(f"{name} is {value}, but must be at least {least}")
+    if batch_size % share.of:
+        raise ValueError(f"batch_size {batch_size} can't be divided among {share.of} replicas")
     return ids
 
 
@@ -98,6 +120,7 @@ def _batches(
     before: int,
     seed: int | None,
     start: int,
+    share: Share,
 ) -> tf.data.Dataset:
     """Batches of an epoch's `count` rows, again and again, or with no seed once.
 
@@ -109,9 +132,11 @@ def _batches(
     """
     ids = _tensor(ids)
     n_ids = tf.size(ids, tf.int64)
+    size = batch_size // share.of
 
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        number = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+    def batch(part: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        step, place = part // share.count, share.first + part % share.count
+        number = step * batch_size + place * size + tf.range(size, dtype=tf.int64)
         epoch, row = number // count, number % count
         if seed is not None:
             row = _permuted(row, _random(epoch, seed), count)
@@ -125,11 +150,11 @@ def _batches(
         tokens = tf.where(place == 0, before, tokens)
         return tf.where(kept, tokens, 0), tf.where(kept, targets, IGNORED)
 
-    once = tf.data.Dataset.range(start, -(-count // batch_size))
-    steps = once if seed is None else tf.data.Dataset.counter(start)
+    once = tf.data.Dataset.range(start * share.count, -(-count // batch_size) * share.count)
+    parts = once if seed is None else tf.data.Dataset.counter(start * share.count)
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False  # they copy the ids, up to 2 GB of them
-    return steps.map(batch).prefetch(tf.data.AUTOTUNE).with_options(options)
+    return parts.map(batch).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def _tensor(ids: np.ndarray) -> tf.Tensor:

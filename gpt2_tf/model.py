@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from encoder.bpe import Encoder
-from gpt2_tf import bundle, cache, checkpoint, huggingface
+from gpt2_tf import bundle, cache, checkpoint, huggingface, replicas
 from gpt2_tf.hparams import HParams
 from gpt2_tf.loss import cross_entropy
 
@@ -358,7 +358,7 @@ class GPT2(keras.Model):
                 tf.convert_to_tensor(self.wpe), tf.maximum(n_past + tf.range(seq) - start[:, None], 0)
             )
         h = tf.gather(self.head(), tokens) + tf.cast(positions, self.compute_dtype)
-        seed = tf.cast(self.seeds.next(), tf.int32) if training and self.hparams.dropout else None
+        seed = replicas.own(tf.cast(self.seeds.next(), tf.int32)) if training and self.hparams.dropout else None
         h = dropout(h, self.hparams.dropout, seed, 0)
         mask = attention_mask(seq, n_past + seq, start)
         if past is not None and tokens.shape[1] != 1:  # pieces are of use for one token alone
@@ -396,6 +396,9 @@ class GPT2(keras.Model):
         """
         self.grad_accumulation = grad_accumulation
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
+        if loss is None and self.distribute_strategy.num_replicas_in_sync > 1:
+            # Keras would clip what each replica has, and then sum; `train_step` sums before, and it is enough.
+            getattr(self.optimizer, "inner_optimizer", self.optimizer)._all_reduce_sum_gradients = list
 
     def get_compile_config(self):
         config = super().get_compile_config()
@@ -409,7 +412,7 @@ class GPT2(keras.Model):
         if self.loss is not None:
             return super().train_step(data)
         tokens, targets = unpacked(data)
-        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+        count = replicas.total(tf.reduce_sum(tf.cast(targets >= 0, tf.float32)))
 
         def gradients(tokens, targets):
             with tf.GradientTape() as tape:
@@ -429,18 +432,31 @@ class GPT2(keras.Model):
                 return i + 1, tf.nest.map_structure(tf.add, sums, gradients(tokens[i], targets[i]))
 
             _, (loss, total) = tf.while_loop(lambda i, _: i < n, add, (0, zeros), parallel_iterations=1)
+        loss, total = replicas.total((loss, total))
         self.optimizer.apply(total, self.trainable_variables)
-        self._loss_tracker.update_state(loss, sample_weight=count)
-        return self.get_metrics_result()
+        return self._result(loss, count)
 
     def test_step(self, data):
         if self.loss is not None:
             return super().test_step(data)
         tokens, targets = unpacked(data)
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-        loss = cross_entropy(self.hidden(tokens, training=False)[0], self.head(), targets) / count
+        nats = cross_entropy(self.hidden(tokens, training=False)[0], self.head(), targets)
+        nats, count = replicas.total((nats, count))
+        return self._result(nats / count, count)
+
+    def _result(self, loss: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What a step returns: the mean loss of the epoch's targets so far."""
         self._loss_tracker.update_state(loss, sample_weight=count)
-        return self.get_metrics_result()
+        result = self.get_metrics_result()
+        if replicas.many_workers(self.distribute_strategy):  # of which Keras takes the mean over an axis
+            result = {name: value[None] for name, value in result.items()}
+        return result
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras would read a batch to build what isn't, which under some strategies fails; with its own loss, all is.
+        if self.loss is not None:
+            super()._maybe_symbolic_build(iterator, data_batch)
 
     def traced(self, build: Callable, *arguments) -> Callable:
         """The one trace of the `tf.function` that `build(self, *arguments)` makes; the latest few are kept.

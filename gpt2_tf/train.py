@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from encoder import Encoder
-from gpt2_tf import bundle, callbacks, checkpoint, dataset, folder, interrupt, prepare
+from gpt2_tf import bundle, callbacks, checkpoint, dataset, folder, interrupt, prepare, replicas
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import GPT2
 from gpt2_tf.optimizer import adamw
@@ -79,9 +79,13 @@ def run(
     shape: Mapping[str, int] | None = None,
     data: Mapping[str, Any] | None = None,
     more: Sequence[keras.callbacks.Callback] = (),
+    strategy: tf.distribute.Strategy | None = None,
     **settings,
 ) -> None:
     """`gpt2-tf train`: prepares the files, trains, and leaves in `out` a folder of OpenAI's files.
+
+    Of several workers each calls it with the same arguments; `out` and the files are in a place that all of them see.
+    The chief alone writes there.
 
     Args:
         files: as `prepare.prepare` takes them, or a prepared folder.
@@ -89,6 +93,8 @@ def run(
         vocab_size: of a vocabulary to learn for new weights; None takes that of the files, if they are prepared.
         shape: n_layer, n_head, n_embd and n_ctx of new weights.
         data: what else `prepare.prepare` takes.
+        more: of this process.
+        strategy: as `replicas.strategy` makes it; a run may go on under another than it began with.
         settings: those of `Settings`; a run that goes on has its own, but may be given more steps.
     """
     out = Path(out)
@@ -97,8 +103,12 @@ def run(
         raise ValueError(f"only new weights have a choice of {names}; give --init-from scratch, or leave that out")
     if init_from == SCRATCH and settings.get("lora_rank"):
         raise ValueError("new weights would stay random beside adapters; leave out --lora-rank, or --init-from scratch")
-    if init_from == RESUME:
+    strategy = strategy or replicas.strategy(None)
+    if not (chief := replicas.is_chief(strategy)):
+        replicas.meet(strategy)  # by then the chief has begun the run
+    if init_from == RESUME or not chief:
         settings, place = _read_run(out, settings)
+        _check_division(settings, strategy)
         prepared = prepare.load(place, Encoder.from_folder(out), val_fraction=settings.val_fraction)
     else:
         _check_new(files, out)
@@ -109,6 +119,7 @@ def run(
             model, vocabulary = folder.load(init_from, models_dir)
             hparams = model.hparams
         settings = Settings(**_defaults(model is None, hparams.n_ctx, settings), **settings)
+        _check_division(settings, strategy)
         if settings.window > hparams.n_ctx:
             raise ValueError(f"window is {settings.window}, but the model reads at most n_ctx {hparams.n_ctx} tokens")
         place, prepared = _prepared(files, out / DATA, vocabulary, settings.val_fraction, data or {})
@@ -121,14 +132,17 @@ def run(
         _begin(out, model, prepared.encoder, settings, place)
         del model
         gc.collect()  # it holds itself, and would take as much memory as the one that is trained
+    if chief:
+        replicas.meet(strategy)
     keras.utils.set_random_seed(settings.seed)  # for the adapters
-    model = GPT2.from_checkpoint(
-        out / BASE if settings.lora_rank else out,
-        dropout=settings.dropout,
-        remat=settings.remat,
-        lora_rank=settings.lora_rank,
-        dtype=POLICIES[settings.precision],
-    )
+    with strategy.scope():
+        model = GPT2.from_checkpoint(
+            out / BASE if settings.lora_rank else out,
+            dropout=settings.dropout,
+            remat=settings.remat,
+            lora_rank=settings.lora_rank,
+            dtype=POLICIES[settings.precision],
+        )
     fit(model, prepared, out, settings, more)
 
 
@@ -140,6 +154,17 @@ def _check_new(files: Sequence[str | os.PathLike], out: Path) -> None:
         raise FileExistsError(f"{out} holds a model, which would be lost; give another --out")
     if not files:
         raise ValueError("there are no FILES to train on")
+
+
+def _check_division(settings: Settings, strategy: tf.distribute.Strategy) -> None:
+    """Raises ValueError where the replicas can't have equal parts of a batch."""
+    n = strategy.num_replicas_in_sync
+    if settings.batch_size % (n * settings.grad_accumulation):
+        parts = f" and each part into grad_accumulation {settings.grad_accumulation}"
+        raise ValueError(
+            f"batch_size {settings.batch_size} can't be divided among {n} replicas"
+            f"{parts if settings.grad_accumulation > 1 else ''}"
+        )
 
 
 def _defaults(scratch: bool, n_ctx: int, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,26 +242,30 @@ def fit(
 ) -> None:
     """Trains the model, from the step that `out` holds, and leaves it and all that is to be known of the run there.
 
+    Under the strategy in whose scope the model was made.
+
     Raises:
         KeyboardInterrupt: Ctrl-C; what was reached is saved.
         ValueError: the loss is no number.
     """
     out = Path(out)
-    optimizer = adamw(
-        settings.learning_rate,
-        settings.steps,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-    )
-    model.compile(optimizer, grad_accumulation=settings.grad_accumulation)
-    model.optimizer.build(model.trainable_variables)
+    strategy = model.distribute_strategy
+    chief, n_replicas = replicas.is_chief(strategy), strategy.num_replicas_in_sync
+    with strategy.scope():
+        optimizer = adamw(
+            settings.learning_rate,
+            settings.steps,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            clip_norm=settings.clip_norm,
+        )
+        model.compile(optimizer, grad_accumulation=settings.grad_accumulation)
+        model.optimizer.build(model.trainable_variables)
     model.seeds.state.assign([settings.seed, 0])
-    best = None if data.val is None else callbacks.Best(out / "best", settings.patience)
+    best = None if data.val is None else callbacks.Best(out / "best" if chief else None, settings.patience)
     state = {"best": best.state} if best else {}
     done = resumed(model, out, state)
     save = callbacks.saver(model, out, state)
-    log = callbacks.Log(out / "log.csv")
 
     def batches(ids, **kwargs) -> tf.data.Dataset:
         if settings.documents:
@@ -244,30 +273,45 @@ def fit(
         make = dataset.documents if settings.documents else dataset.windows
         return make(ids, settings.window, settings.batch_size, **kwargs)
 
-    hooks = [
-        callbacks.StopAtNaN(),
-        callbacks.Throughput(model.hparams, settings.window, settings.batch_size, bool(settings.lora_rank)),
-        *([best] if best else []),
-        log,
-        callbacks.Every(
-            settings.sample_every, callbacks.sampler(model, data.encoder, out / "samples.txt", settings.seed)
-        ),
-        *more,
-        callbacks.Every(settings.save_every, save),
-    ]
+    def shared(ids, **kwargs) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        """The batches, of which each replica has its part."""
+
+        def part(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            here = n_replicas // context.num_input_pipelines  # a worker's replicas take theirs one after the other
+            share = dataset.Share(context.input_pipeline_id * here, here, n_replicas)
+            return batches(ids, share=share, **kwargs)
+
+        return strategy.distribute_datasets_from_function(part)
+
+    evaluated = [best] if best else []
+    hooks = [callbacks.StopAtNaN(), *evaluated, *more]
+    if chief:
+        evaluated.append(callbacks.Log(out / "log.csv"))
+        sample = callbacks.sampler(model, data.encoder, out / "samples.txt", settings.seed)
+        hooks = [
+            callbacks.StopAtNaN(),
+            callbacks.Throughput(
+                model.hparams, settings.window, settings.batch_size, n_replicas, bool(settings.lora_rank)
+            ),
+            *evaluated,
+            callbacks.Every(settings.sample_every, sample),
+            *more,
+            callbacks.Every(settings.save_every, save),
+        ]
 
     def save_last() -> None:
-        if last(out) != (now := callbacks.step(model)):  # one that is there would, on its way, not be whole
+        if chief and last(out) != (now := callbacks.step(model)):  # one that is there would, on its way, not be whole
             save(now)
 
-    train = batches(data.train, seed=settings.seed, start=done)
-    val = None if data.val is None else batches(data.val)
+    train = shared(data.train, seed=settings.seed, start=done)
+    val = None if data.val is None else shared(data.val)
+    val_steps = None if data.val is None else int(batches(data.val).cardinality())
     try:
         with interrupt.kept():
             if best and done and done % settings.eval_every == 0 and done != best.step:
                 # It was stopped between a save and the evaluation at the same step.
-                logs = {"val_loss": model.evaluate(val, verbose=0)}
-                for hook in (best, log):
+                logs = {"val_loss": model.evaluate(val, steps=val_steps, verbose=0)}
+                for hook in evaluated:
                     hook.set_model(model)
                     hook.on_epoch_end(done // settings.eval_every - 1, logs)
             stopped = best and best.stopped
@@ -282,16 +326,20 @@ def fit(
                     epochs=epoch + whole,
                     steps_per_epoch=length,
                     validation_data=val,
+                    validation_steps=val_steps,
                     callbacks=hooks,
                     shuffle=False,
-                    verbose=1 if sys.stderr.isatty() else 2,
+                    verbose=(1 if sys.stderr.isatty() else 2) if chief else 0,
                 )
                 done, stopped = callbacks.step(model), model.stop_training
-                train = batches(data.train, seed=settings.seed, start=done)
-    except KeyboardInterrupt:
-        save_last()
+                train = shared(data.train, seed=settings.seed, start=done)
+    except KeyboardInterrupt as stop:
+        # A step that failed since the other workers were stopped too may have changed a part of the weights.
+        if not (replicas.many_workers(strategy) and isinstance(stop.__context__, tf.errors.OpError)):
+            save_last()
         raise
     save_last()
+    replicas.meet(strategy)  # none leaves, which the others would take for a failure, while one is at work
 
 
 def resumed(model: GPT2, out: Path, state: dict[str, tf.Variable]) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gpt2_tf.dataset import IGNORED, documents, windows
+from gpt2_tf.dataset import IGNORED, Share, documents, windows
 
 END = 9
 
@@ -86,6 +86,26 @@ def test_any_step_can_be_the_first(start):
         else:
             once, again = (take(make(ids, 3, 4, seed=7, start=start), 20) for _ in range(2))
             np.testing.assert_array_equal(once, again)
+
+
+@pytest.mark.parametrize("seed, start", [(None, 0), (7, 0), (7, 30)])
+def test_parts_of_a_batch_are_the_batch(seed, start):
+    """Of 6 rows, 3 replicas; the first worker has two of them."""
+    ids = [1, 2, END, 3, 4, 5, 6, END, 7, END] * 5
+    for make in (windows, lambda *args, **kw: documents(*args, end_of_text=END, **kw)):
+        whole = take(make(ids, 3, 6, seed=seed, start=start), 8)
+        shares = [make(ids, 3, 6, seed=seed, start=start, share=Share(*share)) for share in ((0, 2, 3), (2, 1, 3))]
+        first, second = take(shares[0], 2 * len(whole)), take(shares[1], len(whole))
+        if seed is None:
+            assert [int(share.cardinality()) for share in shares] == [2 * len(whole), len(whole)]
+        parts = [first[::2], first[1::2], second]
+        for batch, *shared in zip(whole, *parts, strict=True):
+            np.testing.assert_array_equal(np.concatenate(shared, axis=1), batch)
+
+
+def test_a_batch_must_have_equal_parts():
+    with pytest.raises(ValueError, match="batch_size 4 can't be divided among 3 replicas"):
+        windows(range(99), 8, 4, share=Share(0, 1, 3))
 
 
 def test_a_file_larger_than_memory_is_read_only_where_a_row_is(tmp_path):

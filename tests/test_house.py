@@ -26,6 +26,7 @@ FLOORS = {
     "gpt2_tf.logits": 1,
     "gpt2_tf.cache": 1,
     "gpt2_tf.loss": 1,
+    "gpt2_tf.replicas": 1,
     "gpt2_tf.corpus": 1,
     "gpt2_tf.dataset": 1,
     "gpt2_tf.checkpoint": 1,

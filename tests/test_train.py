@@ -42,11 +42,11 @@ class At(keras.callbacks.Callback):
         self.at, self.act, self.evaluation = step, act, evaluation
 
     def on_train_batch_end(self, batch, logs=None):
-        if not self.evaluation and int(self.model.optimizer.iterations) == self.at:
+        if not self.evaluation and int(self.model.optimizer.iterations.numpy()) == self.at:
             self.act(self.model)
 
     def on_test_begin(self, logs=None):
-        if self.evaluation and int(self.model.optimizer.iterations) == self.at:
+        if self.evaluation and int(self.model.optimizer.iterations.numpy()) == self.at:
             self.act(self.model)
 
 
