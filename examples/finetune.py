@@ -26,8 +26,8 @@ model.compile(train.adamw(5e-5, args.steps, warmup_steps=args.steps // 10))  # w
 model.fit(
     dataset.windows(ids[:cut], args.window, batch_size=4, seed=0),
     validation_data=dataset.windows(ids[cut:], args.window, batch_size=4),
-    steps_per_epoch=args.steps // 5,
-    epochs=5,
+    steps_per_epoch=args.steps // (epochs := min(5, args.steps)),
+    epochs=epochs,
     shuffle=False,  # the windows are
     callbacks=[callbacks.StopAtNaN(), callbacks.Best(args.out, patience=2)],
 )

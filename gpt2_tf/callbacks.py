@@ -32,9 +32,14 @@ class Every(keras.callbacks.Callback):
         super().__init__()
         self.steps, self.act = steps, act
 
+    def on_train_begin(self, logs=None):
+        self.before = step(self.model)
+
     def on_train_batch_end(self, batch, logs=None):
-        if (now := step(self.model)) % self.steps == 0:
+        # A batch whose gradients overflow float16 is no step.
+        if (now := step(self.model)) != self.before and now % self.steps == 0:
             self.act(now)
+        self.before = now
 
 
 class StopAtNaN(keras.callbacks.Callback):
@@ -69,6 +74,8 @@ class Best(keras.callbacks.Callback):
         return self.patience is not None and int(self.state[1]) >= self.patience
 
     def on_epoch_end(self, epoch, logs=None):
+        if "val_loss" not in logs:
+            raise ValueError("Best goes by val_loss, so `fit` needs validation_data")
         least, waited, _ = self.state.numpy()
         lower = logs["val_loss"] < least
         if lower and self.folder is not None:
@@ -189,7 +196,7 @@ def run_state(model: keras.Model, state: Mapping[str, tf.Variable]) -> dict[str,
 
 
 def sampler(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed: int) -> Callable[[int], None]:
-    """Shows a sample on stderr, and appends it to a file."""
+    """Shows a sample on stderr, and appends it to a file; a run that goes on repeats those after its checkpoint."""
 
     def show(now: int) -> None:
         hparams = model.hparams

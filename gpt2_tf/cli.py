@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = "; run it again and it resumes" if resumes else ""
         if args.run is generate and args.file and not args.out:
             again = "; what was done but waited for a sample before it is lost, which --out keeps"
-        if args.run is train and Path(args.out, "train.json").exists():
+        if args.run is train and Path(args.out, "run.json").exists():
             again = f"; `gpt2-tf train --out {shlex.quote(args.out)} --init-from resume` goes on"
         print(f"gpt2-tf: interrupted{again}", file=sys.stderr)
         return 130

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import gcd, pi, sqrt
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -384,7 +385,15 @@ class GPT2(keras.Model):
             x = tf.transpose(tf.matmul(wte[None], tf.transpose(h, [1, 2, 0])), [2, 0, 1])
         return tf.cast(x, self.variable_dtype)
 
-    def compile(self, optimizer="adamw", loss=None, *, grad_accumulation: int = 1, jit_compile: bool = False, **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adamw",
+        loss: Any = None,
+        *,
+        grad_accumulation: int = 1,
+        jit_compile: bool = False,
+        **kwargs,
+    ):
         """As Keras's, but that without a `loss` the model is trained on its own: the mean cross-entropy of the targets.
 
         `fit` then takes batches `(tokens, targets)`, int [batch, seq] each; targets below 0 are padding. The logits are
@@ -393,7 +402,15 @@ class GPT2(keras.Model):
         Args:
             grad_accumulation: in how many parts a batch is read, one after the other; it divides the batch.
             jit_compile: by XLA, which on a CPU takes longer than it saves.
+
+        Raises:
+            ValueError: grad_accumulation with a `loss`, for which it is the optimizer's `gradient_accumulation_steps`.
         """
+        if loss is not None and grad_accumulation != 1:
+            raise ValueError(
+                "grad_accumulation is of the model's own loss; with another, give the optimizer "
+                "gradient_accumulation_steps"
+            )
         self.grad_accumulation = grad_accumulation
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
         if loss is None and self.distribute_strategy.num_replicas_in_sync > 1:

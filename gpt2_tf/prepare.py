@@ -79,7 +79,7 @@ def prepare(
     source = _sha256(json.dumps([named, column, field, val_fraction, identities]).encode())
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with alone(out):
         if (done := _done(out, source)) is not None:
             return done
         _check_place(out)
@@ -127,6 +127,12 @@ def load(place: str | os.PathLike, encoder: Encoder | None = None, *, val_fracti
     return Prepared(train, val, encoder)
 
 
+def identity(data: Prepared) -> str:
+    """The same for the same ids to train on: by their count, and the first million of them."""
+    head = np.asarray(data.train[:LOOK], np.uint32)
+    return _sha256(str(len(data.train)).encode() + head.tobytes())
+
+
 def is_prepared(files: Files) -> bool:
     """Whether these are one folder or `.bin` for `load`, not texts for `prepare`."""
     if len(files) != 1:
@@ -154,7 +160,7 @@ def _identity(path: Path) -> list:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Holds the folder against other processes; a kill lets go of it."""
     if "fcntl" not in globals():
         yield
@@ -174,10 +180,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _check_place(out: Path) -> None:
     """Raises FileExistsError where a model's vocabulary, or another's ids, would be overwritten."""
+    others = ["hparams.json"]
     if not (out / "train.json").exists():
-        for name in ("encoder.json", "vocab.bpe", "train.bin", "val.bin"):
-            if (out / name).exists():
-                raise FileExistsError(f"{out} has a {name} of something else; choose another folder")
+        others += ["encoder.json", "vocab.bpe", "train.bin", "val.bin"]
+    for name in others:
+        if (out / name).exists():
+            raise FileExistsError(f"{out} has a {name} of something else; choose another folder")
 
 
 # Ids out

@@ -1,9 +1,11 @@
 """Training from text files to a folder of OpenAI's files, in plain Keras; a run that was stopped goes on exactly."""
 
+import contextlib
 import dataclasses
 import gc
 import importlib.util
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,8 +22,10 @@ from gpt2_tf.model import GPT2
 from gpt2_tf.optimizer import adamw
 
 SCRATCH, RESUME = "scratch", "resume"
-RUN, DATA, BASE = "train.json", "data", "base"  # in a run's folder
+RUN, DATA, BASE = "run.json", "data", "base"  # in a run's folder
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+LIMITS = dict.fromkeys(["learning_rate", "weight_decay", "clip_norm"], math.inf)
+LIMITS |= {"dropout": 1, "val_fraction": 1, "seed": 2**31}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,11 @@ class Settings:
             )
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}, but must be 0 to less than steps, {self.steps}")
+        for name, limit in LIMITS.items():
+            if not 0 <= getattr(self, name) < limit:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0 and below {limit}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}, but must be at least 1 evaluation")
         if self.precision not in POLICIES:
             raise ValueError(f"precision is {self.precision!r}, but must be one of {', '.join(POLICIES)}")
 
@@ -103,54 +112,43 @@ def run(
         raise ValueError(f"only new weights have a choice of {names}; give --init-from scratch, or leave that out")
     if init_from == SCRATCH and settings.get("lora_rank"):
         raise ValueError("new weights would stay random beside adapters; leave out --lora-rank, or --init-from scratch")
-    strategy = strategy or replicas.strategy(None)
-    if not (chief := replicas.is_chief(strategy)):
-        replicas.meet(strategy)  # by then the chief has begun the run
-    if init_from == RESUME or not chief:
-        settings, place = _read_run(out, settings)
-        _check_division(settings, strategy)
-        prepared = prepare.load(place, Encoder.from_folder(out), val_fraction=settings.val_fraction)
-    else:
-        _check_new(files, out)
-        model, vocabulary = None, vocab_size
-        if init_from == SCRATCH:
-            hparams = HParams.from_dict(HParams.from_size("124M").to_dict() | dict(shape or {}))
-        else:
-            model, vocabulary = folder.load(init_from, models_dir)
-            hparams = model.hparams
-        settings = Settings(**_defaults(model is None, hparams.n_ctx, settings), **settings)
-        _check_division(settings, strategy)
-        if settings.window > hparams.n_ctx:
-            raise ValueError(f"window is {settings.window}, but the model reads at most n_ctx {hparams.n_ctx} tokens")
-        place, prepared = _prepared(files, out / DATA, vocabulary, settings.val_fraction, data or {})
-        for ids, use in ((prepared.train, "train on"), (prepared.val, "validate on; --val-fraction 0 leaves that out")):
-            if ids is not None and len(ids) < 2:
-                raise ValueError(f"there is {len(ids)} token to {use}, but at least 2 are needed")
-        keras.utils.set_random_seed(settings.seed)
-        if model is None:
-            model = GPT2(dataclasses.replace(hparams, n_vocab=prepared.encoder.n_vocab))
-        _begin(out, model, prepared.encoder, settings, place)
-        del model
-        gc.collect()  # it holds itself, and would take as much memory as the one that is trained
-    if chief:
-        replicas.meet(strategy)
-    keras.utils.set_random_seed(settings.seed)  # for the adapters
-    with strategy.scope():
-        model = GPT2.from_checkpoint(
-            out / BASE if settings.lora_rank else out,
-            dropout=settings.dropout,
-            remat=settings.remat,
-            lora_rank=settings.lora_rank,
-            dtype=POLICIES[settings.precision],
+    if init_from == RESUME and (files or any((data or {}).values())):
+        raise ValueError(
+            "a run goes on with the data that it began with; leave out FILES and what says how to read them"
         )
-    fit(model, prepared, out, settings, more)
+    strategy = strategy or replicas.strategy(None)
+    chief = replicas.is_chief(strategy)
+    if chief and init_from != RESUME:
+        _check_new(files, out)
+        out.mkdir(parents=True, exist_ok=True)
+    with prepare.alone(out) if chief and out.exists() else contextlib.nullcontext():
+        if not chief:
+            replicas.meet(strategy)  # by then the chief has begun the run
+        if init_from == RESUME or not chief:
+            settings, prepared = _read_run(out, settings, strategy)
+        else:
+            source = init_from, models_dir, vocab_size, shape or {}
+            settings, prepared = _begin(files, out, source, data or {}, strategy, settings)
+        if chief:
+            replicas.meet(strategy)
+        keras.utils.set_random_seed(settings.seed)  # for the adapters
+        with strategy.scope():
+            model = GPT2.from_checkpoint(
+                out / BASE if settings.lora_rank else out,
+                dropout=settings.dropout,
+                remat=settings.remat,
+                lora_rank=settings.lora_rank,
+                dtype=POLICIES[settings.precision],
+            )
+        fit(model, prepared, out, settings, more)
 
 
 def _check_new(files: Sequence[str | os.PathLike], out: Path) -> None:
     """Raises where a run can't begin: what is in `out` would be lost, or there is nothing to train on."""
     if (out / RUN).exists():
         raise FileExistsError(f"{out} holds a run; `--init-from resume` goes on with it, or give another --out")
-    if (out / "checkpoint").exists() and last(out) != 0:  # a run that was killed as it began has left step 0
+    begun = (out / "best").is_dir() and last(out) == 0  # and killed before its settings were there
+    if (out / "checkpoint").exists() and not begun:
         raise FileExistsError(f"{out} holds a model, which would be lost; give another --out")
     if not files:
         raise ValueError("there are no FILES to train on")
@@ -177,6 +175,12 @@ def _defaults(scratch: bool, n_ctx: int, given: Mapping[str, Any]) -> dict[str, 
     return {name: value for name, value in defaults.items() if name not in given}
 
 
+def _load(place: str | os.PathLike, encoder: Encoder | None, val_fraction: float) -> prepare.Prepared:
+    """`prepare.load`; with a `val_fraction` of 0 nothing is to be validated on, though there be a `val.bin`."""
+    prepared = prepare.load(place, encoder, val_fraction=val_fraction)
+    return prepared if val_fraction else prepared._replace(val=None)
+
+
 def _prepared(
     files: Sequence[str | os.PathLike],
     out: Path,
@@ -186,37 +190,77 @@ def _prepared(
 ) -> tuple[Path, prepare.Prepared]:
     """Where the files' ids are, and the ids: in `out`, or where they were prepared before."""
     if prepare.is_prepared(files):
+        given = [name for name, value in data.items() if value] + ["vocab_size"] * isinstance(vocabulary, int | str)
+        if given:
+            raise ValueError(f"{files[0]} is prepared, which leaves no choice of {', '.join(given)}; leave that out")
         encoder = vocabulary if isinstance(vocabulary, Encoder) else None
-        return Path(files[0]).resolve(), prepare.load(files[0], encoder, val_fraction=val_fraction)
+        return Path(files[0]).resolve(), _load(files[0], encoder, val_fraction)
     if vocabulary is None:
         raise ValueError("new weights need a vocabulary: give --vocab-size N or chars, or a folder that is prepared")
     share = 0.0 if data.get("val_files") else val_fraction
+    if data.get("val_files") and not val_fraction:
+        raise ValueError("val_fraction 0 is for no validation, but there are files to validate on; leave one out")
     return out, prepare.prepare(files, out, vocabulary, val_fraction=share, **data)
 
 
-def _begin(out: Path, model: GPT2, encoder: Encoder, settings: Settings, data: Path) -> None:
+def _begin(
+    files: Sequence[str | os.PathLike],
+    out: Path,
+    source: tuple[str, str | os.PathLike, int | str | None, Mapping[str, int]],
+    data: Mapping[str, Any],
+    strategy: tf.distribute.Strategy,
+    given: Mapping[str, Any],
+) -> tuple[Settings, prepare.Prepared]:
     """Writes a run's folder as it is before the first step; the settings last, which say that the rest is there.
 
     Adapters go on from the weights in `base`, which stay: merged ones, and taken apart again, would be rounded.
+    `source` is `run`'s init_from, models_dir, vocab_size and shape.
     """
-    for place in (out, out / "best", *([out / BASE] if settings.lora_rank else [])):
-        place.mkdir(parents=True, exist_ok=True)
-        encoder.save(place)
+    init_from, models_dir, vocabulary, shape = source
+    model = None
+    if init_from == SCRATCH:
+        hparams = HParams.from_dict(HParams.from_size("124M").to_dict() | dict(shape))
+    else:
+        model, vocabulary = folder.load(init_from, models_dir)
+        hparams = model.hparams
+    settings = Settings(**_defaults(model is None, hparams.n_ctx, given), **given)
+    _check_division(settings, strategy)
+    if settings.window > hparams.n_ctx:
+        raise ValueError(f"window is {settings.window}, but the model reads at most n_ctx {hparams.n_ctx} tokens")
+    place, prepared = _prepared(files, out / DATA, vocabulary, settings.val_fraction, data)
+    for ids, use in ((prepared.train, "train on"), (prepared.val, "validate on; --val-fraction 0 leaves that out")):
+        if ids is not None and len(ids) < 2:
+            raise ValueError(f"there is {len(ids)} token to {use}, but at least 2 are needed")
+    if settings.patience is not None and prepared.val is None:
+        raise ValueError("patience goes by val_loss; give --val-fraction or --val-file, or leave --patience out")
+    keras.utils.set_random_seed(settings.seed)
+    if model is None:
+        model = GPT2(dataclasses.replace(hparams, n_vocab=prepared.encoder.n_vocab))
+    for kept in (out, out / "best", *([out / BASE] if settings.lora_rank else [])):
+        kept.mkdir(parents=True, exist_ok=True)
+        prepared.encoder.save(kept)
     if settings.lora_rank:
         model.save_checkpoint(out / BASE)
     model.save_checkpoint(out, step=0)
-    place = DATA if data == out / DATA else str(data)  # so that the whole folder can be moved
-    callbacks.put(out / RUN, json.dumps({"data": place, **dataclasses.asdict(settings)}, indent=2).encode())
+    place = DATA if place == out / DATA else str(place)  # so that the whole folder can be moved
+    run = {"data": place, "identity": prepare.identity(prepared), **dataclasses.asdict(settings)}
+    callbacks.put(out / RUN, json.dumps(run, indent=2).encode())
+    del model
+    gc.collect()  # it holds itself, and would take as much memory as the one that is trained
+    return settings, prepared
 
 
-def _read_run(out: Path, given: Mapping[str, Any]) -> tuple[Settings, Path]:
-    """The settings of the run in `out`, and where its data are. ValueError where others are given.
+def _read_run(
+    out: Path, given: Mapping[str, Any], strategy: tf.distribute.Strategy
+) -> tuple[Settings, prepare.Prepared]:
+    """The settings and data of the run in `out`. ValueError where others are given, or the data have changed.
 
     More steps may be, and stay the run's: from here on the rate is that of the schedule of so many.
     """
     try:
         values = json.loads((out / RUN).read_text())
-        settings, data = Settings(**{name: values[name] for name in SETTINGS}), out / values["data"]
+        settings = Settings(**{name: values[name] for name in SETTINGS})
+        place, identity = out / values["data"], values["identity"]
     except FileNotFoundError:
         raise FileNotFoundError(f"{out} holds no run to go on with: {out / RUN} is missing") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -227,10 +271,14 @@ def _read_run(out: Path, given: Mapping[str, Any]) -> tuple[Settings, Path]:
                 f"{name} is {value}, but {getattr(settings, name)} in the run in {out}, which goes on as it began; "
                 "leave it out, or begin another with --init-from"
             )
+    _check_division(settings, strategy)
+    prepared = _load(place, Encoder.from_folder(out), settings.val_fraction)
+    if prepare.identity(prepared) != identity:
+        raise ValueError(f"{place} has other tokens than when the run in {out} began; begin another with them")
     if (steps := given.get("steps", settings.steps)) > settings.steps:
         settings = dataclasses.replace(settings, steps=steps)
         callbacks.put(out / RUN, json.dumps({**values, "steps": steps}, indent=2).encode())
-    return settings, data
+    return settings, prepared
 
 
 def fit(
@@ -308,12 +356,13 @@ def fit(
     val_steps = None if data.val is None else int(batches(data.val).cardinality())
     try:
         with interrupt.kept():
-            if best and done and done % settings.eval_every == 0 and done != best.step:
+            ended = done % settings.eval_every == 0 or done == settings.steps
+            if best and done and ended and done != best.step:
                 # It was stopped between a save and the evaluation at the same step.
                 logs = {"val_loss": model.evaluate(val, steps=val_steps, verbose=0)}
                 for hook in evaluated:
                     hook.set_model(model)
-                    hook.on_epoch_end(done // settings.eval_every - 1, logs)
+                    hook.on_epoch_end(-(-done // settings.eval_every) - 1, logs)
             stopped = best and best.stopped
             while done < settings.steps and not stopped:
                 # An epoch ends at an evaluation; the first may have begun within it.

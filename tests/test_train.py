@@ -549,7 +549,7 @@ def test_mistakes_are_one_line(text, tmp_path, monkeypatch, capfd, argv, message
     assert main(["train", "--out", "out", *COMMAND, *flags]) == 1
     printed, shown = capfd.readouterr()
     assert printed == "" and shown.splitlines()[-1].startswith(f"gpt2-tf: error: {message}"), shown
-    assert not Path("out/train.json").exists() and not Path("out/model-0.index").exists()
+    assert not Path("out/run.json").exists() and not Path("out/model-0.index").exists()
 
 
 def test_mistakes_of_a_run(text, whole, tiny_folder, tmp_path, capfd):
@@ -569,20 +569,20 @@ def test_mistakes_of_a_run(text, whole, tiny_folder, tmp_path, capfd):
     assert error(text, "--out", tmp_path / "new", "--init-from", "scratch").startswith("new weights need a vocabulary")
     assert error(text, "--out", tmp_path / "new", *new, "--lora-rank", "2").startswith("new weights would stay random")
     assert error("--out", tmp_path / "new", "--init-from", "resume") == (
-        f"{tmp_path / 'new'} holds no run to go on with: {tmp_path / 'new' / 'train.json'} is missing"
+        f"{tmp_path / 'new'} holds no run to go on with: {tmp_path / 'new' / 'run.json'} is missing"
     )
     assert error("--out", whole, "--init-from", "resume", "--steps", "19").startswith(
         f"steps is 19, but 20 in the run in {whole}, which goes on as it began"
     )
     assert error("--out", whole, "--init-from", "resume", "--steps", "30", "--window", "9").startswith("window is 9,")
-    assert json.loads((whole / "train.json").read_text())["steps"] == 20
+    assert json.loads((whole / "run.json").read_text())["steps"] == 20
     broken = Path(shutil.copytree(whole, tmp_path / "broken"))
     (broken / "optimizer-20.data-00000-of-00001").write_bytes(b"")
     assert error("--out", broken, "--init-from", "resume").startswith(
         f"{broken}: the state of step 20 is damaged or another's"
     )
-    (broken / "train.json").write_text("{}")
-    assert error("--out", broken, "--init-from", "resume").startswith(f"{broken / 'train.json'} is damaged")
+    (broken / "run.json").write_text("{}")
+    assert error("--out", broken, "--init-from", "resume").startswith(f"{broken / 'run.json'} is damaged")
 
 
 def test_fine_tuning_begins_with_the_models_own_weights(text, tiny_folder, tmp_path):
