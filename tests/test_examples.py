@@ -155,6 +155,14 @@ def test_finetune_a_model_and_load_it(tiny_folder, tmp_path):
     assert losses[1] < losses[0] - 0.01
 
 
+def test_finetune_for_fewer_steps_than_it_evaluates(tiny_folder, tmp_path):
+    (tmp_path / "text.txt").write_text("The quick brown fox didn't sleep.\n" * 50)
+    flags = [tmp_path / "text.txt", tmp_path / "out", "--model", tiny_folder, "--steps", "2", "--window", "16"]
+    command = [sys.executable, EXAMPLES / "finetune.py", *flags]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stderr) == (0, "") and "Epoch 2/2" in ran.stdout
+
+
 @pytest.mark.parametrize("script", [UNCONDITIONAL, INTERACTIVE])
 def test_a_script_prints_no_noise_of_tensorflows(script, tiny_folder):
     flags = ["--model_name", tiny_folder, "--length", "4", "--nsamples", "1"]

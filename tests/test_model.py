@@ -407,6 +407,11 @@ def test_keras_saving_keeps_adapters(adapted, tokens, tmp_path):
     assert len(loaded.trainable_variables) == len(loaded.adapters()) == 12
 
 
+def test_parts_of_a_batch_are_of_the_own_loss():
+    with pytest.raises(ValueError, match="give the optimizer gradient_accumulation_steps"):
+        GPT2(HParams(n_vocab=5, n_ctx=4, n_embd=4, n_head=1, n_layer=1)).compile(loss="mse", grad_accumulation=2)
+
+
 @pytest.mark.parametrize("arguments", [{"y": None}, {"sample_weight": np.ones([4, 48])}])
 def test_the_own_loss_takes_tokens_and_targets_alone(batch, arguments):
     model = random_model()

@@ -272,13 +272,14 @@ def test_a_run_of_adapters_that_crashed_goes_on_exactly(text, adapted, tiny_fold
 
 
 @pytest.mark.slow
-def test_an_evaluation_that_was_missed_is_made_up_for(text, tmp_path):
-    """Stopped between the save and the evaluation at one step."""
-    settings = {"eval_every": 4, "patience": 50}
+@pytest.mark.parametrize("eval_every, step", [(4, 12), (7, 20)])
+def test_an_evaluation_that_was_missed_is_made_up_for(text, tmp_path, eval_every, step):
+    """Stopped between the save and the evaluation at one step, which may be the last."""
+    settings = {"eval_every": eval_every, "patience": 50}
     begin(text, tmp_path / "whole", **settings)
     with pytest.raises(Stopped):
-        begin(text, tmp_path / "out", At(12, stop, evaluation=True), **settings)
-    assert train.last(tmp_path / "out") == 12
+        begin(text, tmp_path / "out", At(step, stop, evaluation=True), **settings)
+    assert train.last(tmp_path / "out") == step
     resume(tmp_path / "out")
     assert_same_run(tmp_path / "out", tmp_path / "whole")
 
@@ -534,6 +535,8 @@ def test_tensorboard_and_weights_and_biases(text, tmp_path):
         ([], "there are no FILES to train on"),
         (["TEXT", "--window", "17"], "window is 17, but the model reads at most n_ctx 16 tokens"),
         (["TEXT", "--grad-accumulation", "3"], "batch_size 4 can't be divided into grad_accumulation 3 parts"),
+        (["TEXT", "--dropout", "1"], "dropout is 1.0, but must be at least 0 and below 1"),
+        (["TEXT", "--patience", "2", "--val-fraction", "0"], "patience goes by val_loss; give --val-fraction or"),
         (["TEXT", "--warmup-steps", "20"], "warmup_steps is 20, but must be 0 to less than steps, 20"),
         (["TEXT", "--n-head", "3"], "n_embd 16 can't be divided among n_head 3 heads"),
         (["nowhere.txt"], "nowhere.txt"),
@@ -583,6 +586,92 @@ def test_mistakes_of_a_run(text, whole, tiny_folder, tmp_path, capfd):
     )
     (broken / "run.json").write_text("{}")
     assert error("--out", broken, "--init-from", "resume").startswith(f"{broken / 'run.json'} is damaged")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("learning_rate", -1), ("weight_decay", -1), ("clip_norm", np.nan), ("val_fraction", 1), ("seed", 2**31)],
+)
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is {value}, but must be at least 0 and below"):
+        train.Settings(**{"learning_rate": 1e-3, "window": 8, "warmup_steps": 0, name: value})
+
+
+def test_a_run_and_prepared_files_leave_each_other_alone(text, whole, tmp_path, capfd):
+    files = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+    assert main(["prepare", str(text), "--vocab-size", "chars", "--out", str(whole)]) == 1
+    assert "hparams.json of something else; choose another folder" in capfd.readouterr().err
+    assert {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()} == files
+    place = str(tmp_path / "both")
+    assert main(["prepare", str(text), "--vocab-size", "chars", "--out", place]) == 0
+    for mistake in (["--vocab-size", "300"], ["--val-file", "nowhere.txt"], ["--column", "zz"]):
+        new = ["--init-from", "scratch", *flags(**SHAPE, **SETTINGS), *mistake]
+        assert main(["train", place, "--out", str(tmp_path / "out"), *new]) == 1
+        shown = capfd.readouterr().err.splitlines()[-1]
+        name = mistake[0].removeprefix("--").replace("-", "_").replace("val_file", "val_files")
+        assert shown == f"gpt2-tf: error: {place} is prepared, which leaves no choice of {name}; leave that out"
+    with pytest.raises(Stopped):
+        train.run([place], place, init_from="scratch", shape=SHAPE, more=[At(10, stop)], **SETTINGS)
+    resume(Path(place))
+    assert train.last(place) == 20
+
+
+def test_what_a_run_goes_on_with_is_its_own(text, whole, tmp_path, capfd):
+    """Other data, files that it wouldn't read, or a second process at the same time."""
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+
+    def error(*argv):
+        assert main(["train", "--out", str(out), "--init-from", "resume", *map(str, argv)]) == 1
+        return capfd.readouterr().err.splitlines()[-1].removeprefix("gpt2-tf: error: ")
+
+    assert error(text).startswith("a run goes on with the data that it began with; leave out FILES")
+    assert error("--val-file", "nowhere.txt").startswith("a run goes on with the data that it began with")
+    with train.prepare.alone(out):
+        assert error() == f"{out} is being written by another process; wait for it, or choose another folder"
+    ids = np.fromfile(out / "data/train.bin", np.uint16)
+    ids[:2] = ids[1::-1]
+    ids.tofile(out / "data/train.bin")
+    assert error() == f"{out / 'data'} has other tokens than when the run in {out} began; begin another with them"
+
+
+def test_a_converted_model_is_not_taken_for_a_run(text, tiny_folder, tmp_path):
+    """gpt-2-simple's folders have steps too."""
+    GPT2.from_checkpoint(tiny_folder).save_checkpoint(tmp_path / "out", step=0)
+    with pytest.raises(FileExistsError, match="holds a model, which would be lost"):
+        begin(text, tmp_path / "out")
+    assert GPT2.from_checkpoint(tmp_path / "out")
+
+
+def test_the_settings_arrive(text, tmp_path):
+    """Those of the optimizer and the seed, which no other test would miss; and files to validate on."""
+    found = {}
+
+    def note(model):
+        found.update(model.optimizer.get_config(), seed=int(model.seeds.state[0]))
+        raise Stopped
+
+    (tmp_path / "val.txt").write_text(TEXT[:300])
+    with pytest.raises(ValueError, match="val_fraction 0 is for no validation"):
+        begin(text, tmp_path / "out", data={"val_files": [tmp_path / "val.txt"]}, val_fraction=0.0)
+    settings = {"weight_decay": 0.3, "clip_norm": 0.7, "seed": 5, "warmup_steps": 0, "learning_rate": 0.02}
+    with pytest.raises(Stopped):
+        begin(text, tmp_path / "out", At(2, note), data={"val_files": [tmp_path / "val.txt"]}, **settings)
+    assert (found["weight_decay"], found["global_clipnorm"], found["seed"]) == (0.3, 0.7, 5)
+    assert found["learning_rate"]["config"]["initial_learning_rate"] == 0.02
+    assert len(np.fromfile(tmp_path / "out/data/val.bin", np.uint16)) == 301
+
+
+def test_skipped_steps_are_acted_on_once():
+    """A batch whose gradients overflow float16 leaves the count of steps as it was."""
+    acted, model = [], GPT2(HParams(n_vocab=9, **SHAPE))
+    model.compile()
+    every = callbacks.Every(2, acted.append)
+    every.set_model(model)
+    every.on_train_begin()
+    for step in (0, 1, 2, 2, 3, 4, 4):
+        model.optimizer.iterations.assign(step)
+        every.on_train_batch_end(0)
+    assert acted == [2, 4]
 
 
 def test_fine_tuning_begins_with_the_models_own_weights(text, tiny_folder, tmp_path):
