@@ -4,6 +4,7 @@
     python examples/benchmark.py train --size 124M
     python examples/benchmark.py serve --size 124M      # an export, side by side with the model that it was made of
     python examples/benchmark.py memory --size 1558M    # what loading, generating and a training step take of it
+    python examples/benchmark.py load --size 124M       # the time and memory that weights take to load
 
 All models have random weights. Each line is measured in every round, in turn, and the table has the medians: machines
 drift, so only the ratios within one run mean something. Each library has a process of its own, as the threads of one
@@ -402,6 +403,18 @@ def exported(place: str, length: int) -> dict[str, tuple[int, Callable]]:
     return {f"export, batch {batch}": (batch, sample(batch)) for batch in (1, 8)}
 
 
+def export_peaks(place: str, connection) -> None:
+    """Sends the peaks of memory: with TensorFlow imported, with the export loaded, and after a text."""
+    import tensorflow as tf
+
+    tf.constant(0)
+    found = [peak()]
+    loaded = tf.saved_model.load(str(Path(place, "export", "1")))
+    found.append(peak())
+    loaded.signatures["serving_default"](tf.constant([" the" * PROMPT]))
+    connection.send([*found, peak()])
+
+
 def serve(args: argparse.Namespace) -> None:
     hparams = gpt2_tf.HParams.from_size(args.size)
     context = multiprocessing.get_context("spawn")
@@ -425,6 +438,9 @@ def serve(args: argparse.Namespace) -> None:
                 took = connections[name].recv()
                 if round:
                     rates[name].append(batch * args.length / took)
+        for connection in set(connections.values()):
+            connection.send(None)  # so that the next is alone
+        found = alone(export_peaks, place)
     rates = {name: statistics.median(values) for name, values in rates.items()}
     print(f"{args.size}, float32, {PROMPT} prompt tokens and {args.length} new, median of {args.rounds} rounds")
     print(f"{'':32}{'tokens/s':>10}{'of in process':>15}{'of batch 1':>12}")
@@ -433,6 +449,77 @@ def serve(args: argparse.Namespace) -> None:
         print(
             f"{name:32}{rate:10.1f}{rate / rates[f'in process,{batch}']:15.2f}{rate / rates[f'{kind}, batch 1']:12.2f}"
         )
+    print()
+    names = ("memory, MB: TensorFlow imported", "the export loaded", "a text written")
+    for name, value in zip(names, found, strict=True):
+        print(f"{name:32}{value:10.0f}")
+    print(f"{'the weights':32}{4 * hparams.n_params / 2**20:10.0f}")
+
+
+def alone(function: Callable, *arguments):
+    """What a function sends over the connection that it gets last, from a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    connection, theirs = context.Pipe()
+    process = context.Process(target=function, args=(*arguments, theirs))
+    process.start()
+    answer = connection.recv()
+    process.join()
+    return answer
+
+
+def save_both(hparams: "gpt2_tf.HParams", place: str, connection) -> None:
+    model = gpt2_tf.GPT2(hparams)
+    model.save_checkpoint(Path(place, "openai"))
+    model.save_pretrained(Path(place, "hf"))
+    connection.send(None)
+
+
+def read(place: str) -> None:
+    """Reads a checkpoint's tensors one by one as TensorFlow does, which checks their CRCs, and keeps none."""
+    import tensorflow as tf
+
+    from gpt2_tf import bundle
+
+    prefix = bundle.prefix(Path(place, "openai"))
+    for name in bundle.read_index(f"{prefix}.index"):
+        tf.raw_ops.RestoreV2(prefix=str(prefix), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.float32])
+
+
+LOADS = {
+    "reading, CRCs checked": read,
+    "from_checkpoint": lambda place: gpt2_tf.GPT2.from_checkpoint(Path(place, "openai")),
+    "from_pretrained": lambda place: gpt2_tf.GPT2.from_pretrained(Path(place, "hf")),
+}
+
+
+def loading(name: str, place: str, connection) -> None:
+    """Sends the seconds that it took, and by how many MB the peak of memory grew."""
+    import tensorflow as tf
+
+    assert gpt2_tf.GPT2  # imports it
+    tf.constant(0)
+    imported = peak()
+    took = seconds(lambda: LOADS[name](place))
+    connection.send((took, peak() - imported))
+
+
+def load(args: argparse.Namespace) -> None:
+    hparams = gpt2_tf.HParams.from_size(args.size)
+    with tempfile.TemporaryDirectory() as place:
+        alone(save_both, hparams, place)
+        found = {name: [] for name in LOADS}
+        for _ in range(args.rounds + 1):
+            for name, values in found.items():
+                values.append(alone(loading, name, place))
+    weights = 4 * hparams.n_params / 2**20
+    print(f"{args.size}, {weights:.0f} MB, median of {args.rounds} rounds, each in a process of its own")
+    print(f"{'':24}{'seconds':>10}{'of reading':>14}{'memory, of the weights':>25}")
+    # The first round may read the files from the disk.
+    medians = {
+        name: [statistics.median(value) for value in zip(*values[1:], strict=True)] for name, values in found.items()
+    }
+    for name, (took, grown) in medians.items():
+        print(f"{name:24}{took:10.2f}{took / medians['reading, CRCs checked'][0]:14.2f}{grown / weights:25.2f}")
 
 
 def measure(connection, act: Callable, *arguments) -> None:
@@ -449,7 +536,7 @@ def save_random(folder: str, hparams: "gpt2_tf.HParams") -> str:
     return f"{seconds(lambda: gpt2_tf.GPT2(hparams).save_checkpoint(folder)):.0f} s"
 
 
-def load(folder: str) -> str:
+def load_openai(folder: str) -> str:
     return f"{seconds(lambda: gpt2_tf.GPT2.from_checkpoint(folder)):.0f} s"
 
 
@@ -482,7 +569,7 @@ def footprint(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         for name, act, *arguments in (
             ("save", save_random, hparams),
-            ("load", load),
+            ("load", load_openai),
             (f"generate {args.length} tokens, float32", write, "float32", args.length),
             (f"generate {args.length} tokens, bfloat16", write, "bfloat16", args.length),
             (f"--remat --lora-rank 8 --precision bfloat16, 1 x {args.window}", train_step, args.window),
@@ -527,6 +614,10 @@ def main():
     sub.add_argument("--window", type=int, default=512, help="tokens of the step (default: 512)")
     sub.add_argument("--dir", help="where there is room for the weights' files (default: that of temporary files)")
     sub.set_defaults(run=footprint)
+    sub = commands.add_parser("load", help="time and memory to load weights")
+    sub.add_argument("--size", choices=SIZES, default="124M")
+    sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
+    sub.set_defaults(run=load)
     args = parser.parse_args()
     args.run(args)
 

@@ -21,7 +21,10 @@ def over_rest(address: str, model: str, inputs: dict[str, list]) -> dict[str, li
 
 
 def over_grpc(address: str, model: str, inputs: dict[str, list]) -> dict[str, list]:
-    """The same by `tensorflow-serving-api`'s stubs; an input that is left out has the value set at the export."""
+    """The same by `tensorflow-serving-api`'s stubs; an input that is left out has the value set at the export.
+
+    That has one row: of a server that batches, a request of several texts must send all inputs, as this one does.
+    """
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -61,7 +64,7 @@ def main():
     ask, address = (over_grpc, args.grpc) if args.grpc else (over_rest, args.rest)
     outputs = ask(address, args.model, inputs)
     for prompt, text, reason in zip(args.prompts, outputs["text"], outputs["finish_reason"], strict=True):
-        print(f"{prompt}{text}\n[{reason}]")
+        print(f"{prompt}{text}\n[{reason}]")  # "stop", "length", or "error: " and what was wrong with this one
 
 
 if __name__ == "__main__":

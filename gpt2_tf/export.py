@@ -10,7 +10,8 @@ TensorFlow alone runs it, in any language; TensorFlow Serving serves it. Its sig
     logits           ids -> logits
 
 Each input has a row for each text; a server that puts rows of several requests together gives each what it would have
-got alone. An input that is wrong is an InvalidArgumentError, which says what was expected.
+got alone. A row of `generate` that is wrong gets no text, and as finish_reason "error: " and what was expected; where
+no row is right, that is an InvalidArgumentError. The other signatures have no place for it: one wrong row fails all.
 """
 
 import json
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -238,6 +239,7 @@ class Signatures:
         self.model, self.enc, self.limits = model, enc, limits
         self.graph = GraphEncoder(enc)
         self.choice = choice(enc.n_vocab, stops=stops.table(enc.tokens, [enc.end_of_text], []))
+        self.write = tf.function(self._write, autograph=False)  # one trace for two signatures
         with tf.device(CPU):
             self.sizes = tf.constant([len(token) for token in enc.tokens])  # int32 [n_vocab]
 
@@ -247,7 +249,7 @@ class Signatures:
         limits = self.limits
 
         def serving_default(text):
-            return {"text": self.generate(text, *defaults)["text"]}
+            return {"text": self.generate(text, *defaults, fails=tf.reduce_any)["text"]}
 
         # TensorFlow Serving puts these in, of one row for all, where a gRPC request leaves them out; REST may not.
         defaults = (
@@ -277,32 +279,76 @@ class Signatures:
             "logits": signature(self.logits, ids),
         }
 
-    def generate(self, text, length, temperature, top_k, top_p, seed, stop) -> dict[str, tf.Tensor]:
+    def generate(
+        self, text, length, temperature, top_k, top_p, seed, stop, fails: Callable = tf.reduce_all
+    ) -> dict[str, tf.Tensor]:
         """As `gpt2_tf.generate`, for each row with its own settings, of which one may stand for all rows.
 
         An empty text starts from `<|endoftext|>`, which also ends it, as does `stop` where it isn't empty. A `length`
-        of 0 is the default, or what fits. `logprob` is the sum over the `count` tokens of the text.
+        of 0 is the default, or what fits. `logprob` is the sum over the `count` tokens of the text. `fails` tells from
+        which rows are wrong, bool [batch], whether all fail.
         """
-        limits, n_ctx = self.limits, self.model.hparams.n_ctx
         text = self._checked(text)
         batch = tf.shape(text)[0]
         settings = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         settings |= {"seed": seed, "stop": stop}
-        with tf.control_dependencies([*self._require_settings(batch, settings)]):
+        with tf.control_dependencies(
+            [
+                _require((tf.size(x) == batch) | (tf.size(x) == 1), f"{name} must have a row for each text")
+                for name, x in settings.items()
+            ]
+        ):
             length, temperature, top_k, top_p, seed, stop = (tf.broadcast_to(x, [batch]) for x in settings.values())
         ids = self._ids(text)
         size = tf.cast(ids.row_lengths(), tf.int32)
-        room = n_ctx + 1 - size  # the last new token is not read, so one more than n_ctx fits
-        too_long = f"a text has more tokens than the model reads, {n_ctx}; shorten it; it has:"
-        together = f"length and the text's tokens must be at most {n_ctx + 1} together; the tokens are:"
-        with tf.control_dependencies(
-            [
-                _require(room >= 1, too_long, tf.reduce_max(size)),
-                _require(length <= room, together, size, "length is:", length),
-            ]
+        wrong = self._wrong(size, length, temperature, top_k, top_p, stop)
+        right = wrong == b""
+        first = wrong[tf.argmax(tf.cast(~right, tf.int32))]
+        with tf.control_dependencies([_require(~fails(~right), first)]):
+            # A wrong row goes along as an empty text that is to have no tokens.
+            ids = tf.cond(tf.reduce_all(right), lambda: ids, lambda: self._ids(tf.where(right, text, b"")))
+        room = self.model.hparams.n_ctx + 1 - size  # the last new token is not read, so one more than n_ctx fits
+        limit = tf.where(right, tf.where(length > 0, length, tf.minimum(self.limits.length, room)), 0)
+        filters = tf.where(right, temperature, 1.0), tf.where(right, top_k, 0), tf.where(right, top_p, 1.0)
+        outputs = self.write(*_pad(ids), limit, *filters, seed, tf.where(right, stop, b""))
+        reason = tf.where(right, outputs["finish_reason"], tf.strings.join(["error: ", wrong]))
+        return outputs | {"finish_reason": reason}
+
+    def _wrong(self, size, length, temperature, top_k, top_p, stop) -> tf.Tensor:
+        """string [batch]: what is wrong with each row of `size` tokens, '' where nothing is."""
+        n_ctx, n_vocab = self.model.hparams.n_ctx, self.model.hparams.n_vocab
+        most, default, room = self.limits.max_length, self.limits.length, n_ctx + 1 - size
+        bytes_ = tf.strings.length(stop)
+        wrong = tf.zeros_like(stop)
+        for fine, *message in (
+            (
+                (length >= 0) & (length <= most),
+                f"length must be 1 to {most}, or 0 for {default} or what fits; given: ",
+                length,
+            ),
+            (
+                (temperature >= 0) & (temperature < float("inf")),
+                "temperature must be at least 0 (0 takes the likeliest token); given: ",
+                temperature,
+            ),
+            ((top_k >= 0) & (top_k <= n_vocab), f"top_k must be 0 (off) to {n_vocab}; given: ", top_k),
+            ((top_p > 0) & (top_p <= 1), "top_p must be above 0 and at most 1 (off); given: ", top_p),
+            (bytes_ <= MAX_BYTES, f"stop must have at most {MAX_BYTES} bytes; given: ", bytes_),
+            (room >= 1, f"a text has more tokens than the model reads, {n_ctx}; shorten it; it has: ", size),
+            (
+                length <= room,
+                f"length and the text's tokens must be at most {n_ctx + 1} together; they are: ",
+                length,
+                " and ",
+                size,
+            ),
         ):
-            limit = tf.where(length > 0, length, tf.minimum(limits.length, room))
-            tokens, start = _pad(ids)
+            said = [part if isinstance(part, str) else tf.strings.as_string(part) for part in message]
+            wrong = tf.where(fine | (wrong != b""), wrong, tf.strings.join(said))
+        return wrong
+
+    def _write(self, tokens, start, limit, temperature, top_k, top_p, seed, stop) -> dict[str, tf.Tensor]:
+        """`generate`'s outputs for texts that are padded, and settings that are right; `limit` is new tokens."""
         noise = tf.map_fn(
             lambda seed: tf.random.stateless_uniform(
                 [tf.reduce_max(limit)], tf.stack([seed, 0]), dtype=tf.float64, alg="philox"
@@ -319,9 +365,11 @@ class Signatures:
             return self._loop(choice, *(tf.reshape(x, [1, *[-1] * (x.shape.rank - 1)]) for x in rows))
 
         rows = (tokens, start, noise, limit, stop)
+        written, new, logprobs, ended = tf.cond(
+            tf.size(start) == 1, lambda: one_row(*rows), lambda: self._loop(choice, *rows)
+        )
         # One of weights that have diverged would go on with any token.
         damaged = "the model's logits are not finite; its weights are damaged, or their training diverged"
-        written, new, logprobs, ended = tf.cond(batch == 1, lambda: one_row(*rows), lambda: self._loop(choice, *rows))
         logprobs = tf.debugging.check_numerics(logprobs, damaged)
         with tf.device(CPU):
             # In columns beyond a text's end, tokens begin there or later.
@@ -333,24 +381,6 @@ class Signatures:
                 "finish_reason": tf.where(ended, "stop", "length"),
                 "logprob": tf.reduce_sum(tf.where(own, logprobs, 0.0), axis=1),
             }
-
-    def _require_settings(self, batch: tf.Tensor, settings: dict[str, tf.Tensor]) -> Iterator[tf.Operation]:
-        for name, x in settings.items():
-            yield _require((tf.size(x) == batch) | (tf.size(x) == 1), f"{name} must have a row for each text")
-        most, default, n_vocab = self.limits.max_length, self.limits.length, self.model.hparams.n_vocab
-        x = settings["length"]
-        yield _require(
-            (x >= 0) & (x <= most), f"length must be 1 to {most}, or 0 for {default} or what fits; given:", x
-        )
-        x = settings["temperature"]
-        positive = "temperature must be at least 0 (0 takes the likeliest token); given:"
-        yield _require((x >= 0) & (x < float("inf")), positive, x)
-        x = settings["top_k"]
-        yield _require((x >= 0) & (x <= n_vocab), f"top_k must be 0 (off) to {n_vocab}; given:", x)
-        x = settings["top_p"]
-        yield _require((x > 0) & (x <= 1), "top_p must be above 0 and at most 1 (off); given:", x)
-        size = tf.strings.length(settings["stop"])
-        yield _require(size <= MAX_BYTES, f"stop must have at most {MAX_BYTES} bytes; given:", size)
 
     def _loop(self, choice, tokens, start, noise, limit, stop):
         """Writes until every row is done: the texts as bytes, the new tokens and their log-probabilities, and whether

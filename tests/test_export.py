@@ -308,13 +308,13 @@ def test_without_a_length_it_is_the_default_or_what_fits(server):
     [
         ("serving_default", {"text": ["a"] * 9}, "there must be 1 to 8 rows; there are:] [9]"),
         ("serving_default", {"text": []}, "there must be 1 to 8 rows; there are:] [0]"),
-        ("serving_default", {"text": ["x" * 33]}, "more tokens than the model reads, 32; shorten it; it has:] [33]"),
-        ("generate", {"text": ["a"], "length": [21]}, "length must be 1 to 20, or 0 for 6 or what fits; given:] [21]"),
+        ("serving_default", {"text": ["x" * 33]}, "more tokens than the model reads, 32; shorten it; it has: 33"),
+        ("generate", {"text": ["a"], "length": [21]}, "length must be 1 to 20, or 0 for 6 or what fits; given: 21"),
         ("generate", {"text": ["a"], "length": [-1]}, "length must be 1 to 20"),
-        ("generate", {"text": ["x" * 30], "length": [4]}, "must be at most 33 together; the tokens are:] [30]"),
+        ("generate", {"text": ["x" * 30], "length": [4]}, "must be at most 33 together; they are: 4 and 30"),
         ("generate", {"text": ["a"], "temperature": [-0.5]}, "temperature must be at least 0"),
         ("generate", {"text": ["a"], "temperature": [float("nan")]}, "temperature must be at least 0"),
-        ("generate", {"text": ["a"], "top_k": [261]}, "top_k must be 0 (off) to 260; given:] [261]"),
+        ("generate", {"text": ["a"], "top_k": [261]}, "top_k must be 0 (off) to 260; given: 261"),
         ("generate", {"text": ["a"], "top_p": [0.0]}, "top_p must be above 0 and at most 1 (off)"),
         ("generate", {"text": ["a"], "stop": ["x" * 257]}, "stop must have at most 256 bytes"),
         ("generate", {"text": ["a"] * 3, "seed": [1, 2]}, "seed must have a row for each text"),
@@ -332,6 +332,29 @@ def test_without_a_length_it_is_the_default_or_what_fits(server):
 )
 def test_what_is_wrong_is_said(server, signature, inputs, said):
     assert said in server.post(signature_name=signature, grpc=inputs)["error"]
+
+
+def test_a_wrong_row_leaves_the_others_as_alone(server, lively, enc):
+    """Each mistake in turn, between two rows of a batch that may be another client's."""
+    fine = {"text": "them", "length": 12, "temperature": 0.7, "top_k": 3, "top_p": 0.9, "seed": 4, "stop": "e"}
+    wrongs = [
+        ({"text": "x" * 33, "length": 0}, "a text has more tokens than the model reads, 32; shorten it; it has: 33"),
+        ({"text": "x" * 30}, "length and the text's tokens must be at most 33 together; they are: 12 and 30"),
+        ({"length": 21}, "length must be 1 to 20, or 0 for 6 or what fits; given: 21"),
+        ({"temperature": -0.5}, "temperature must be at least 0 (0 takes the likeliest token); given: -0.500000"),
+        ({"temperature": float("inf")}, "temperature must be at least 0 (0 takes the likeliest token); given: inf"),
+        ({"top_k": -1}, "top_k must be 0 (off) to 260; given: -1"),
+        ({"top_p": float("nan")}, "top_p must be above 0 and at most 1 (off); given: nan"),
+        ({"stop": "x" * 257, "top_p": 1.0}, "stop must have at most 256 bytes; given: 257"),
+    ]
+    settings = fine | {"stop": ("<|endoftext|>", "e")}
+    expected = live(lively, enc, settings.pop("text"), **settings)
+    for change, said in wrongs:
+        requests = [fine, fine | change, fine]
+        outputs = server.generate(**{name: [request[name] for request in requests] for name in fine})
+        check_same(outputs, [expected, ("", 0, f"error: {said}", 0.0), expected])
+    texts = ["x" * 33, "them"]
+    assert "it has: 33" in server.post(instances=texts)["error"]  # it has no place for one row's
 
 
 def hostile(rng: random.Random) -> bytes:
