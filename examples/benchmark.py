@@ -68,7 +68,7 @@ share = dataset.Share(index, 1, count)
 data = strategy.distribute_datasets_from_function(
     lambda _: dataset.windows(ids, window, rows * count, seed=0, share=share))
 ends = []
-note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: ends.append(time.perf_counter()))
+note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
 model.fit(data, steps_per_epoch=steps + 1, callbacks=[note], verbose=0, shuffle=False)
 if replicas.is_chief(strategy):
     print(json.dumps(np.diff(ends).tolist()))
