@@ -5,6 +5,7 @@
     python examples/benchmark.py serve --size 124M      # an export, side by side with the model that it was made of
     python examples/benchmark.py memory --size 1558M    # what loading, generating and a training step take of it
     python examples/benchmark.py load --size 124M       # the time and memory that weights take to load
+    python examples/benchmark.py workers --size 124M    # training by one process of one core, and by two
 
 All models have random weights. Each line is measured in every round, in turn, and the table has the medians: machines
 drift, so only the ratios within one run mean something. Each library has a process of its own, as the threads of one
@@ -14,6 +15,7 @@ weights, and this one's memory.
 """
 
 import argparse
+import json
 import multiprocessing
 import resource
 import statistics
@@ -32,6 +34,7 @@ from gpt2_tf.hparams import SIZES
 
 PROMPT = 16
 CALLS = 200
+NETWORKS = (1, 10, 100)  # Gbit/s
 FIRST_TOKEN = {
     "gpt2_tf": """
 import sys
@@ -48,6 +51,31 @@ tokens = model.generate(tokens, attention_mask=tokens >= 0, max_new_tokens=1, do
 print(tokens.numpy())
 """,
 }
+# One of COUNT that train together, each on a core of its own; the chief says the seconds of each step.
+WORKER = """
+import json, os, sys, time
+size, window, rows, steps, count = sys.argv[1], *map(int, sys.argv[2:])
+index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
+import gpt2_tf
+gpt2_tf.GPT2
+import keras, numpy as np
+from gpt2_tf import dataset, replicas, train
+strategy = replicas.strategy("multi-worker" if count > 1 else None)
+hparams = gpt2_tf.HParams.from_size(size)
+with strategy.scope():
+    model = gpt2_tf.GPT2(hparams)
+    model.compile(train.adamw(1e-4, steps))
+ids = np.random.default_rng(0).integers(0, hparams.n_vocab, 100 * window)
+share = dataset.Share(index, 1, count)
+data = strategy.distribute_datasets_from_function(
+    lambda _: dataset.windows(ids, window, rows * count, seed=0, share=share))
+ends = []
+note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
+model.fit(data, steps_per_epoch=steps + 1, callbacks=[note], verbose=0, shuffle=False)
+if replicas.is_chief(strategy):
+    print(json.dumps(np.diff(ends).tolist()))
+"""
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -585,6 +613,34 @@ def footprint(args: argparse.Namespace) -> None:
             print(f"{name:60}{most:10.2f}{beyond:19.2f}{beyond / weights:16.2f}   {said}", flush=True)
 
 
+def workers(args: argparse.Namespace) -> None:
+    from workers import start
+
+    counts = (1, 2)
+    steps = {count: [] for count in counts}
+    for _ in range(args.rounds):
+        for count in counts:
+            settings = [args.size, *map(str, (args.window, args.rows, args.steps, count))]
+            started = start(count, [sys.executable, "-c", WORKER, *settings], stdout=subprocess.PIPE, text=True)
+            answers = [worker.communicate()[0] for worker in started]
+            if any(worker.returncode for worker in started):
+                raise SystemExit("a worker failed")
+            steps[count] += json.loads(answers[0])
+    tokens = args.rows * args.window
+    rates = {count: count * tokens / statistics.median(took) for count, took in steps.items()}
+    print(f"{args.size}, float32, {args.rows} rows of {args.window} tokens a process and step, a core a process")
+    print(f"{'':32}{'tokens/s':>10}{'of one process':>16}")
+    for count, rate in rates.items():
+        print(f"{f'{count} process' + 'es' * (count > 1):32}{rate:10.1f}{rate / rates[1]:16.2f}")
+    print("\nGradients: the seconds that a ring all-reduce, 2 (n - 1) / n times 4 bytes a weight, keeps a network busy")
+    print(f"{'':32}{'bytes':>10}" + "".join(f"{f'{rate} Gbit/s':>16}" for rate in NETWORKS))
+    for size in ("124M", "1558M"):
+        sent = 4 * gpt2_tf.HParams.from_size(size).n_params
+        for n in (2, 8):
+            took = "".join(f"{8 * sent * 2 * (n - 1) / n / rate / 1e9:16.2f}" for rate in NETWORKS)
+            print(f"{f'{size}, {n} workers':32}{sent:10.2e}{took}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -618,6 +674,13 @@ def main():
     sub.add_argument("--size", choices=SIZES, default="124M")
     sub.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
     sub.set_defaults(run=load)
+    sub = commands.add_parser("workers", help="training by one process and by two, a core each; networks")
+    sub.add_argument("--size", choices=SIZES, default="124M")
+    sub.add_argument("--window", type=int, default=256, help="tokens a row (default: 256)")
+    sub.add_argument("--rows", type=int, default=2, help="a process and step (default: 2)")
+    sub.add_argument("--steps", type=int, default=5, help="measured, after a first (default: 5)")
+    sub.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    sub.set_defaults(run=workers)
     args = parser.parse_args()
     args.run(args)
 
