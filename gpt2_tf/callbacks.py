@@ -48,8 +48,8 @@ class StopAtNaN(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if not np.isfinite(logs["loss"]):
             raise ValueError(
-                f"the loss is {logs['loss']} at step {step(self.model)}; the last checkpoint is from before. A lower "
-                "learning rate helps, or a longer warm-up"
+                f"the loss is {logs['loss']} at step {step(self.model)}; the last checkpoint is from before. Begin "
+                "another run, with a lower learning rate or a longer warm-up"
             )
 
 

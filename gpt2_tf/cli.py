@@ -141,8 +141,9 @@ def info(args: argparse.Namespace) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    from gpt2_tf import prepare
+    from gpt2_tf import corpus, prepare
 
+    corpus.find(args.files)  # before a model is fetched
     vocabulary = _encoder(args) if args.model is not None else args.vocab_size
     split = {"val_fraction": args.val_fraction, "val_files": args.val_file or ()}
     prepared = prepare.prepare(args.files, args.out, vocabulary, column=args.column, field=args.field, **split)

@@ -57,6 +57,8 @@ class Session:
                     self.seeds.seed(self.values["seed"])
             settings.find(setting)
             return settings.show({setting: self.values[setting]})
+        if rest and name.removeprefix("/").replace("-", "_") in self.values:
+            raise ValueError(f"there is no {name}; `/set {name.removeprefix('/')} {rest}` changes the setting")
         if rest:
             raise ValueError(f"{name} takes nothing after it; /help shows the commands")
         if name == "/set":

@@ -74,6 +74,8 @@ def prepare(
         sources["val"] = corpus.find(val_files)
         held_out = {path.resolve() for path in sources["val"]}
         sources["train"] = [path for path in sources["train"] if path.resolve() not in held_out]
+        if not sources["train"]:
+            raise ValueError("all files are given to validate on, which leaves none to train on; give others")
     identities = {name: [_identity(path) for path in paths] for name, paths in sources.items()}
     named = vocabulary_hash(vocabulary) if isinstance(vocabulary, Encoder) else vocabulary
     source = _sha256(json.dumps([named, column, field, val_fraction, identities]).encode())

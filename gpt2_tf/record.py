@@ -42,7 +42,8 @@ class Record:
         self.parts = [Path(f"{out}{name}.part") for name in names]
         self.part = self.parts[shard.number]
         if self.out.exists() and not self.part.exists():
-            raise FileExistsError(f"{out} is there already; choose another --out, or remove it")
+            done = "; another share has written it whole, or" if shard.of > 1 else ";"
+            raise FileExistsError(f"{out} is there already{done} choose another --out, or remove it")
         self.file = open(self.part, "a+b")  # noqa: SIM115
         try:
             self._lock()

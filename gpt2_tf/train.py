@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from encoder import Encoder
-from gpt2_tf import bundle, callbacks, checkpoint, dataset, folder, interrupt, prepare, replicas
+from gpt2_tf import bundle, callbacks, checkpoint, corpus, dataset, folder, interrupt, prepare, replicas
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import GPT2
 from gpt2_tf.optimizer import adamw
@@ -152,6 +152,8 @@ def _check_new(files: Sequence[str | os.PathLike], out: Path) -> None:
         raise FileExistsError(f"{out} holds a model, which would be lost; give another --out")
     if not files:
         raise ValueError("there are no FILES to train on")
+    if not prepare.is_prepared(files):
+        corpus.find(files)  # before a model is fetched
 
 
 def _check_division(settings: Settings, strategy: tf.distribute.Strategy) -> None:
@@ -351,6 +353,8 @@ def fit(
         if chief and last(out) != (now := callbacks.step(model)):  # one that is there would, on its way, not be whole
             save(now)
 
+    if chief and done >= settings.steps:
+        print(f"all {done} steps are done; --steps makes the run longer", file=sys.stderr)
     train = shared(data.train, seed=settings.seed, start=done)
     val = None if data.val is None else shared(data.val)
     val_steps = None if data.val is None else int(batches(data.val).cardinality())

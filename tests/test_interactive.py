@@ -108,6 +108,7 @@ def test_reset_and_help(session):
         ("/foo", "there is no /foo; /help shows the commands, and //foo sends it as text"),
         ("/", "there is no /; /help shows"),
         ("/reset now", "/reset takes nothing after it"),
+        ("/top-k 5", "there is no /top-k; `/set top-k 5` changes the setting"),
         ("/set colour 3", "there is no setting 'colour'; expected one of length, temperature"),
         ("/set colour", "there is no setting 'colour'"),
         ("/set top_p 2", "top_p: '2' is given, but it must be a number above 0 and at most 1"),

@@ -480,7 +480,12 @@ def test_a_models_folder_is_not_overwritten(folder, enc):
         ("a.txt", b"abc", {"files": []}, "no files are given; expected at least one"),
         ("a.txt", b"abc", {"val_fraction": 1.0}, r"val_fraction is 1\.0, but must be at least 0 and below 1"),
         ("a.txt", b"abc", {"val_fraction": 0.1, "val_files": ["a.txt"]}, "are both given; give one of them"),
-        ("a.txt", b"abc", {"val_files": ["a.txt"]}, "there is no text to tokenise in no files"),
+        (
+            "a.txt",
+            b"abc",
+            {"val_files": ["a.txt"]},
+            "all files are given to validate on, which leaves none to train on",
+        ),
         ("a.txt", b"abc", {"val_fraction": 0.01}, r"a share of 0\.01 of 4 tokens leaves a part without any"),
         ("a.txt", b"abc", {"vocabulary": 300}, "the text gives 257 tokens, and n_vocab is 300"),
     ],
