@@ -162,7 +162,8 @@ class Conv1D(keras.layers.Layer):
 
     def build(self, input_shape):
         nx = input_shape[-1]
-        self.w = self.add_weight(name="w", shape=[1, nx, self.nf], initializer=normal(self.w_init_stdev))
+        stdev = self.w_init_stdev
+        self.w = self.add_weight(name="w", shape=[1, nx, self.nf], initializer=normal(stdev), autocast=False)
         self.b = self.add_weight(name="b", shape=[self.nf], initializer="zeros")
         if self.lora_rank:
             self.lora_a = self.add_weight(name="lora_a", shape=[nx, self.lora_rank], initializer=normal(0.02))
@@ -170,13 +171,17 @@ class Conv1D(keras.layers.Layer):
 
     def call(self, x):
         nx = x.shape[-1]
+        w = tf.convert_to_tensor(self.w)
+        # A cast, of mixed precision, waits for x: else those of all blocks would come at once, and be kept. The read
+        # must not wait: with `recompute_grad`, TensorFlow then lets it see the optimizer's update now and then.
+        with tf.control_dependencies([x]):
+            w = tf.cast(w, x.dtype)
         if x.shape[:-1].num_elements() == 1:  # a single token: each core reads its part of w
             n = gcd(nx, CORES)
-            parts = matmul(tf.reshape(x, [n, 1, nx // n]), tf.reshape(self.w, [n, nx // n, self.nf]))
+            parts = matmul(tf.reshape(x, [n, 1, nx // n]), tf.reshape(w, [n, nx // n, self.nf]))
             y = tf.reduce_sum(parts, axis=0)
         else:
-            with tf.control_dependencies([x]):  # or mixed precision casts the w of all blocks at once, and keeps them
-                y = tf.matmul(tf.reshape(x, [1, -1, nx]), self.w)
+            y = tf.matmul(tf.reshape(x, [1, -1, nx]), w)
         if self.lora_rank:
             y += tf.matmul(tf.matmul(tf.reshape(x, [-1, nx]), self.lora_a), self.lora_b)
         return tf.reshape(y + self.b, [*sizes(x)[:-1], self.nf])

@@ -92,6 +92,16 @@ def test_the_gradients_are_of_what_becomes_of_the_loss():
     assert_close(found(h, wte, targets, -0.25), [-0.25 * x for x in expected(h, wte, targets)])
 
 
+def test_a_frozen_head_changes_nothing_else(rows):
+    h, wte, targets = drawn(2, 6)
+    with tf.GradientTape() as tape:
+        tape.watch([h, wte])
+        total = loss.cross_entropy(h, wte, targets, training=True, frozen=True)
+    by_h, by_wte = tape.gradient(total, [h, wte])
+    assert by_wte is None
+    assert_close([total, by_h], expected(h, wte, targets)[:2])
+
+
 def test_what_is_ignored_has_no_part():
     h, wte, targets = drawn(2, 6)
     assert_close(found(h, wte, np.full_like(targets, -1)), [0, np.zeros([2, 6, N_EMBD]), np.zeros([N_VOCAB, N_EMBD])])
