@@ -1,6 +1,7 @@
 """How the next token is chosen from its logits: the filters in their order, then the draw."""
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +121,15 @@ def choice(
     stops: np.ndarray | None = None,
     min_length: int = 0,
 ) -> Choice:
-    """The Choice of these settings, each as `generate` says. Raises ValueError where a value has no meaning."""
+    """The Choice of these settings, each as `generate` says.
+
+    Raises:
+        TypeError: what must be a number is none; ValueError: a number that has no meaning there.
+    """
+    numbers = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
+    for name, value in [*numbers.items(), *((f"logit_bias of {id!r}", x) for id, x in (logit_bias or {}).items())]:
+        if not isinstance(value, Real) and not (hasattr(value, "dtype") and np.ndim(value) == 0):  # an array's scalar
+            raise TypeError(f"{name} is {value!r:.60}, of type {type(value).__name__}, but must be a number")
     greatest = float(np.finfo(np.float32).max)  # the settings act in float32
     if not 0 <= temperature <= greatest:
         raise ValueError(

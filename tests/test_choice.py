@@ -149,6 +149,26 @@ def test_wrong_settings_say_what_fits(settings, message):
         choice(4, **settings)
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"temperature": "1"}, "temperature is '1', of type str, but must be a number"),
+        ({"top_p": None}, "top_p is None, of type NoneType"),
+        ({"min_p": [0.1]}, r"min_p is \[0.1\], of type list"),
+        ({"repetition_penalty": 1j}, "repetition_penalty is 1j, of type complex"),
+        ({"logit_bias": {3: "1"}}, "logit_bias of 3 is '1', of type str"),
+    ],
+)
+def test_what_is_no_number_is_said_with_its_type(settings, message):
+    with pytest.raises(TypeError, match=message):
+        choice(4, **settings)
+
+
+def test_scalars_of_numpy_and_tensorflow_are_numbers():
+    for scalar in (np.float32, np.float64, np.array, tf.constant):
+        assert choice(4, temperature=scalar(0.5), top_p=scalar(0.5)).top_p == 0.5
+
+
 def test_each_row_may_have_settings_of_its_own():
     logits = np.random.default_rng(7).normal(size=[4, 50], scale=2)
     noise = [0.2, 0.9, 0.6, 0.95]
