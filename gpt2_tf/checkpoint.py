@@ -66,7 +66,8 @@ def save(
     With a `step` to `model-1000.*`, and `counter` too, as gpt-2-simple and nshepperd's fork keep a run's folder; and
     `state`, as it is, to `optimizer-1000.*`.
 
-    All is written beside its place first and moved there whole; `checkpoint` last.
+    All is written beside its place first and moved there whole; `checkpoint` last. It is on the disk before this
+    returns, so that an older checkpoint may go.
 
     Raises:
         OSError: the folder can't be made or written, or the disk is full.
@@ -80,8 +81,13 @@ def save(
         for small, content in bundle.beside(name, step).items():
             Path(part, small).write_text(content)
         # An index after its data, and last of all what names the step: with it, all else is new too.
-        for path in sorted(Path(part).iterdir(), key=lambda path: (path.name == "checkpoint", path.suffix == ".index")):
+        paths = sorted(Path(part).iterdir(), key=lambda path: (path.name == "checkpoint", path.suffix == ".index"))
+        for path in paths:
+            with open(path, "r+b") as file:
+                os.fsync(file.fileno())
+        for path in paths:
             os.replace(path, folder / path.name)
+        _sync(folder)
 
 
 def remove_others(folder: str | os.PathLike, step: int) -> None:
@@ -104,6 +110,19 @@ def _write(folder: Path, prefix: Path, tensors: Mapping) -> None:
         )
     except tf.errors.OpError as error:
         raise OSError(f"{folder / prefix.name} could not be written: {_first_line(error)}") from None
+
+
+def _sync(folder: Path) -> None:
+    """Has the disk keep what was moved into the folder, where the system can."""
+    if os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # as some network file systems answer
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """How the next token is chosen from its logits: the filters in their order, then the draw."""
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ from gpt2_tf.hparams import is_whole
 from gpt2_tf.stops import STOPPED
 
 Filter = Callable[[tf.Tensor], tf.Tensor]
+NONE = -1  # in place of a token, where there is none to choose
+PENALTY = 1e-6, 1e6  # beyond, it takes logits out of float32's range
 
 
 class Text(NamedTuple):
@@ -38,7 +41,9 @@ class Choice(NamedTuple):
     top_p: tf.Tensor  # float32
     min_p: tf.Tensor  # float32
 
-    def token(self, logits: tf.Tensor, text: Text, noise: tf.Tensor, more: Sequence[Filter] = ()) -> tf.Tensor:
+    def token(
+        self, logits: tf.Tensor, text: Text, noise: tf.Tensor, more: Sequence[Filter] = ()
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Chooses by inversion: the token where the cumulative probability passes `noise`.
 
         Args:
@@ -47,7 +52,8 @@ class Choice(NamedTuple):
             more: filters of the caller's own, which act before the temperature.
 
         Returns:
-            int32 [batch].
+            The tokens, int32 [batch], and their natural log-probabilities before any filter, float32 [batch]: inf
+            where the filters left no token to choose, as where all are -inf or one is no number.
         """
         x = logits + self.logit_bias
         x = _if(
@@ -65,12 +71,16 @@ class Choice(NamedTuple):
         for filter in more:
             x = filter(x)
         likeliest = tf.argmax(x, axis=-1, output_type=tf.int32)
+        likeliest = tf.where(tf.math.is_finite(tf.gather(x, likeliest, batch_dims=1)), likeliest, NONE)
         draws = self.temperature > 0
-        return tf.cond(
+        token = tf.cond(
             tf.reduce_any(draws),
             lambda: tf.where(tf.reshape(draws, [-1]), self._draw(x, noise), likeliest),
             lambda: likeliest,
         )
+        found, token = token != NONE, tf.maximum(token, 0)
+        logprob = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
+        return token, logprob + tf.where(found, 0.0, float("inf"))  # of weights that diverged, it stays NaN
 
     def next_stop(self, stop: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
         """int32 [batch]: the rows' states in `stops` after one more token each."""
@@ -90,8 +100,8 @@ class Choice(NamedTuple):
         x = _if(self.min_p > 0, lambda x: filters.min_p(x, self.min_p), x)
         # float64, so that 50,257 small probabilities add up, and rare tokens keep theirs.
         cumulative = tf.cumsum(tf.nn.softmax(tf.cast(x, tf.float64)), axis=-1)
-        token = tf.searchsorted(cumulative, noise[:, None] * cumulative[:, -1:], side="right")[:, 0]
-        return tf.minimum(token, tf.shape(x)[1] - 1)  # beyond, where a logit is no number
+        total = cumulative[:, -1:]  # no number, where a logit is none
+        return tf.where(total > 0, tf.searchsorted(cumulative, noise[:, None] * total, side="right"), NONE)[:, 0]
 
 
 def _if(condition: tf.Tensor, filter: Filter, x: tf.Tensor) -> tf.Tensor:
@@ -111,26 +121,39 @@ def choice(
     stops: np.ndarray | None = None,
     min_length: int = 0,
 ) -> Choice:
-    """The Choice of these settings, each as `generate` says. Raises ValueError where a value has no meaning."""
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}, but must be at least 0 (0 takes the likeliest token)")
+    """The Choice of these settings, each as `generate` says.
+
+    Raises:
+        TypeError: what must be a number is none; ValueError: a number that has no meaning there.
+    """
+    numbers = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
+    for name, value in [*numbers.items(), *((f"logit_bias of {id!r}", x) for id, x in (logit_bias or {}).items())]:
+        if not isinstance(value, Real) and not (hasattr(value, "dtype") and np.ndim(value) == 0):  # an array's scalar
+            raise TypeError(f"{name} is {value!r:.60}, of type {type(value).__name__}, but must be a number")
+    greatest = float(np.finfo(np.float32).max)  # the settings act in float32
+    if not 0 <= temperature <= greatest:
+        raise ValueError(
+            f"temperature is {temperature}, but must be at least 0 (0 takes the likeliest token) "
+            f"and at most {greatest:.3g}"
+        )
     if not is_whole(top_k, 0, n_vocab):
         raise ValueError(f"top_k is {top_k}, but must be 0 (off) to {n_vocab}, the size of the vocabulary")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}, but must be above 0 and at most 1 (off)")
     if not 0 <= min_p <= 1:
         raise ValueError(f"min_p is {min_p}, but must be 0 (off) to 1")
-    if not 0 < np.float32(repetition_penalty) < float("inf"):
-        raise ValueError(f"repetition_penalty is {repetition_penalty}, but must be above 0 (1 is off)")
+    least, most = PENALTY
+    if not least <= repetition_penalty <= most:
+        raise ValueError(f"repetition_penalty is {repetition_penalty}, but must be {least:g} to {most:g} (1 is off)")
     for name, value in (("no_repeat_ngram", no_repeat_ngram), ("min_length", min_length)):
         if not is_whole(value, 0, 2**31 - 1):
             raise ValueError(f"{name} is {value}, but must be a whole number, 0 (off) or more")
     bias = np.zeros(n_vocab if logit_bias else 1, np.float32)
     for token, value in (logit_bias or {}).items():
-        if not is_whole(token, 0, n_vocab - 1) or not value < float("inf"):
+        if not is_whole(token, 0, n_vocab - 1) or not value <= greatest:
             raise ValueError(
                 f"logit_bias has {value} for {token!r}, but must have ids from 0 to {n_vocab - 1}, and numbers "
-                "(-inf for never)"
+                f"up to {greatest:.3g} (-inf for never)"
             )
         bias[token] = value
     if np.isneginf(bias).all():

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 
 
@@ -12,7 +13,8 @@ def kept() -> Iterator[None]:
     Python raises it wherever it is; within TensorFlow's C++, another error can come of it, or nothing.
     """
     before = signal.getsignal(signal.SIGINT)
-    if not callable(before):  # ignored, as in a shell's background, or the system's default
+    # Ignored, as in a shell's background, or the system's default; or not in the main thread, to which alone it comes.
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
     came = False

@@ -46,18 +46,19 @@ def cross_entropy(
         return (
             total + losses,
             h_gradient.write(first // size, tf.matmul(gradient, wte)),
-            *(before + tf.matmul(gradient, part, transpose_a=True) for before in wte_gradient),
+            *(before + tf.cast(tf.matmul(gradient, part, transpose_a=True), before.dtype) for before in wte_gradient),
         )
 
     @tf.custom_gradient
     def summed(h, wte):
         parts = tf.TensorArray(h.dtype, -(-rows // size), infer_shape=False, element_shape=[None, h.shape[1]])
-        total, parts, *wte_gradient = loop(body, parts, *([] if frozen else [tf.zeros(wte.shape, wte.dtype)]))
+        sums = [] if frozen else [tf.zeros(wte.shape)]  # float32: of many chunks
+        total, parts, *wte_gradient = loop(body, parts, *sums)
         h_gradient = parts.concat()
 
         def gradient(upstream):
-            upstream = tf.cast(upstream, h.dtype)
-            return upstream * h_gradient, None if frozen else upstream * wte_gradient[0]
+            by_wte = None if frozen else tf.cast(upstream * wte_gradient[0], wte.dtype)
+            return tf.cast(upstream, h.dtype) * h_gradient, by_wte
 
         return total, gradient
 

@@ -73,9 +73,8 @@ def step(
     logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.start)
     logits = tf.cast(logits, tf.float32)
     text = Text(state.tokens, state.start, state.stop, state.count)
-    token = choice.token(logits, text, noise, filters)
+    token, logprob = choice.token(logits, text, noise, filters)
     going = state.going(limit)
-    logprob = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
     return State(
         tf.concat([state.tokens, token[:, None]], axis=1),
         state.start,
@@ -131,12 +130,11 @@ def checker(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.P
         stops = tf.scan(lambda stop, token: choice.next_stop(stop, token[None]), guesses, state.stop)
         stops = tf.concat([state.stop, stops[:, 0]], axis=0)
         count = state.count + tf.range(n + 1)
-        token = choice.token(logits, Text(rows, state.start + short, stops, count), noise[0], filters)
+        token, logprobs = choice.token(logits, Text(rows, state.start + short, stops, count), noise[0], filters)
         # Kept up to the first guess that fails, or the end of the text.
         stop = choice.next_stop(stops, token)
         fails = tf.concat([token[:-1] != guesses, [True]], axis=0) | (stop == STOPPED)
         new = tf.argmax(fails, output_type=tf.int32) + 1
-        logprobs = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
         return State(
             tf.concat([state.tokens, token[None, :new]], axis=1),
             state.start,
@@ -210,13 +208,13 @@ def extend(
             new = tf.constant(noise[:, done : done + len(guesses) + 1])
             state = model.traced(checker, filters)(state, tf.constant(guesses, tf.int32), choice, new)
         done += state.tokens.shape[1] - seq
-        check_finite(state.logprobs)
         tokens, logprobs = state.tokens[:, seq:].numpy().tolist(), state.logprobs.numpy().tolist()
         before, stop, count = count, state.stop.numpy(), state.count.numpy()
         going = state.going(limits[rows]).numpy()
         pieces = []
         for i, row in enumerate(rows.tolist()):
             n = count[i] - before[i]
+            check_finite(logprobs[i][:n])
             texts[row] += tokens[i][:n]
             reason = None if going[i] else "stop" if stop[i] == STOPPED else "length"
             pieces.append(Piece(row, tokens[i][:n], logprobs[i][:n], reason))
@@ -228,8 +226,16 @@ def extend(
             state = None
 
 
-def check_finite(logprobs: tf.Tensor) -> None:
-    """Raises ValueError where one is no number, as no logits are of weights that have diverged."""
+def check_finite(logprobs: Sequence[float] | tf.Tensor) -> None:
+    """Raises ValueError where one is no number, as no logits are of weights that have diverged.
+
+    One is inf where there was no token to choose, as `Choice.token` says.
+    """
+    if np.isposinf(logprobs).any():
+        raise ValueError(
+            "no token is left to choose: the greatest logit must be finite, and none NaN; see what the filters, "
+            "logit_bias and repetition_penalty make of them"
+        )
     if not np.isfinite(logprobs).all():
         raise ValueError("the model's logits are not finite; its weights are damaged, or their training diverged")
 

@@ -194,6 +194,29 @@ def test_what_names_the_weights_takes_its_place_after_them(saved, folder, monkey
     assert moved == ["model.ckpt.data-00000-of-00001", "model.ckpt.index", "checkpoint", "hparams.json"]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux what a descriptor is of")
+def test_all_is_on_the_disk_before_save_returns(saved, folder, monkeypatch):
+    """Each file before it is moved, and then the moves: the run removes its older checkpoint next."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(descriptor):
+        events.append(("on disk", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(
+        os, "replace", lambda source, to: (events.append(("moved", Path(to).name)), replace(source, to))
+    )
+    variables = saved[0].named_weights()
+    checkpoint.save(folder, variables, 7, state=variables)
+    moved = [name for event, name in events if event == "moved"]
+    assert len(moved) == 6 and moved[-1] == "checkpoint"  # two of each, `counter` and `checkpoint`
+    for name in moved:
+        assert events.index(("on disk", name)) < events.index(("moved", name))
+    assert events[-1] == ("on disk", folder.name)
+
+
 def test_a_fine_tuned_folder_has_a_name_of_its_own(saved, folder):
     """As gpt-2-simple leaves it: model-500.*, which `checkpoint` names, for TensorFlow to find."""
     for path in folder.glob("model.ckpt.*"):

@@ -8,8 +8,13 @@ import tensorflow as tf
 from gpt2_tf.choice import Text, choice
 
 
-def choose(logits, noise, tokens=((0,),), start=0, stop=0, count=0, more=(), **settings):
-    """int [batch]; what a row's text is matters only to some settings."""
+def choose(*args, **settings):
+    """The tokens alone, int [batch]."""
+    return choose_and_weigh(*args, **settings)[0]
+
+
+def choose_and_weigh(logits, noise, tokens=((0,),), start=0, stop=0, count=0, more=(), **settings):
+    """int [batch], and log-probabilities; what a row's text is matters only to some settings."""
     logits = np.asarray(logits, np.float32)
     batch = len(logits)
     text = Text(
@@ -17,7 +22,8 @@ def choose(logits, noise, tokens=((0,),), start=0, stop=0, count=0, more=(), **s
         *(tf.constant(np.broadcast_to(value, [batch]), tf.int32) for value in (start, stop, count)),
     )
     settings = choice(logits.shape[1], **settings)
-    return settings.token(tf.constant(logits), text, tf.constant(np.broadcast_to(noise, [batch])), more).numpy()
+    found = settings.token(tf.constant(logits), text, tf.constant(np.broadcast_to(noise, [batch])), more)
+    return [tensor.numpy() for tensor in found]
 
 
 def test_tokens_come_as_often_as_their_probabilities_say():
@@ -106,12 +112,28 @@ def test_filters_of_ones_own_come_before_the_temperature():
     assert drawn(more=[without_0_where_likely, lambda logits: logits[:, ::-1]], top_k=1) == {2}
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("broken", [[-np.inf] * 4, [0, 0, np.inf, 0], [np.nan] * 4])
+def test_a_row_with_no_token_left_is_marked_and_its_neighbours_are_not(temperature, broken):
+    rows = [np.log([0.1, 0.7, 0.1, 0.1]), SHARES]
+
+    def breaks_the_second(logits):
+        return tf.where([[False], [True]], tf.constant(broken, tf.float32), logits)
+
+    _, logprobs = choose_and_weigh(rows, 0.5, more=[breaks_the_second], temperature=temperature)
+    np.testing.assert_allclose(logprobs, [np.log(0.7), np.inf], rtol=1e-6)
+    assert np.isnan(choose_and_weigh([[np.nan] * 4], 0.5, temperature=temperature)[1])
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
         ({"min_p": -0.1}, r"min_p is -0.1, but must be 0 \(off\) to 1"),
         ({"min_p": 1.5}, "min_p is 1.5"),
-        ({"repetition_penalty": 0}, r"repetition_penalty is 0, but must be above 0 \(1 is off\)"),
+        ({"temperature": 1e39}, r"temperature is 1e\+39, but must be at least 0 .* and at most 3.4e\+38"),
+        ({"repetition_penalty": 0}, r"repetition_penalty is 0, but must be 1e-06 to 1e\+06 \(1 is off\)"),
+        ({"repetition_penalty": 1e-45}, "repetition_penalty is 1e-45"),
+        ({"repetition_penalty": 1e7}, "repetition_penalty is 10000000.0"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1, but must be a whole number, 0"),
         ({"no_repeat_ngram": 2.5}, "no_repeat_ngram is 2.5"),
@@ -119,11 +141,32 @@ def test_filters_of_ones_own_come_before_the_temperature():
         ({"logit_bias": {4: 1.0}}, "logit_bias has 1.0 for 4, but must have ids from 0 to 3"),
         ({"logit_bias": {0: float("nan")}}, "logit_bias has nan for 0"),
         ({"logit_bias": {0: float("inf")}}, "logit_bias has inf for 0"),
+        ({"logit_bias": {0: 1e39}}, r"logit_bias has 1e\+39 for 0, but must have .* numbers up to 3.4e\+38"),
     ],
 )
 def test_wrong_settings_say_what_fits(settings, message):
     with pytest.raises(ValueError, match=message):
         choice(4, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"temperature": "1"}, "temperature is '1', of type str, but must be a number"),
+        ({"top_p": None}, "top_p is None, of type NoneType"),
+        ({"min_p": [0.1]}, r"min_p is \[0.1\], of type list"),
+        ({"repetition_penalty": 1j}, "repetition_penalty is 1j, of type complex"),
+        ({"logit_bias": {3: "1"}}, "logit_bias of 3 is '1', of type str"),
+    ],
+)
+def test_what_is_no_number_is_said_with_its_type(settings, message):
+    with pytest.raises(TypeError, match=message):
+        choice(4, **settings)
+
+
+def test_scalars_of_numpy_and_tensorflow_are_numbers():
+    for scalar in (np.float32, np.float64, np.array, tf.constant):
+        assert choice(4, temperature=scalar(0.5), top_p=scalar(0.5)).top_p == 0.5
 
 
 def test_each_row_may_have_settings_of_its_own():
@@ -132,7 +175,7 @@ def test_each_row_may_have_settings_of_its_own():
     columns = {"temperature": [0.0, 1.5, 0.5, 1.0], "top_k": [0, 5, 0, 2], "top_p": [1.0, 0.9, 0.3, 1.0]}
     settings = {name: tf.constant(values)[:, None] for name, values in columns.items()}
     rows = tf.zeros([4], tf.int32)
-    token = (
+    token, _ = (
         choice(50)
         ._replace(**settings)
         .token(tf.constant(logits, tf.float32), Text(rows[:, None], rows, rows, rows), tf.constant(noise, tf.float64))

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -51,6 +52,17 @@ def test_one_within_another():
             ctrl_c()
         here = True
     assert here
+
+
+def test_in_another_thread_nothing_is_changed():
+    """Python lets the main thread alone set signals, and to it alone they come."""
+
+    def within():
+        with interrupt.kept():
+            return signal.getsignal(signal.SIGINT)
+
+    with ThreadPoolExecutor() as threads:
+        assert threads.submit(within).result() is signal.getsignal(signal.SIGINT)
 
 
 def test_where_it_is_ignored_it_stays_so():

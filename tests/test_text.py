@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import reference
+import tensorflow as tf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -355,6 +356,30 @@ def test_weights_that_diverged_are_named(enc):
     for temperature in (0, 1):
         with pytest.raises(ValueError, match="the model's logits are not finite; its weights are damaged"):
             generate(model, enc, "e", length=2, temperature=temperature)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("draft", [None, "lookup"])
+@pytest.mark.parametrize("factor", [-np.inf, np.nan])
+def test_filters_that_leave_no_token_are_told(model, enc, temperature, draft, factor):
+    """The last id, which a draw falls to, is `<|endoftext|>`: the text would end, as if it were whole."""
+    settings = {"filters": lambda logits: tf.zeros_like(logits) + factor, "temperature": temperature, "draft": draft}
+    with pytest.raises(ValueError, match=r"no token is left to choose: .*; see what the filters, logit_bias and"):
+        generate(model, enc, "e", length=2, **settings)
+
+
+def test_what_becomes_of_a_row_after_its_end_is_no_error(model, enc):
+    """Its neighbours go on, and it is computed with them."""
+    one, other = ids(generate(model, enc, PROMPTS[:2], length=8, temperature=0, stop=()))
+    assert one[3] not in one[:3] + other and one[2] not in one[:2] + other
+
+    def breaks_after_the_end(logits):
+        return tf.where(tf.argmax(logits, axis=-1)[:, None] == one[3], -np.inf, logits)
+
+    settings = {"length": 8, "temperature": 0, "filters": breaks_after_the_end}
+    assert ids(generate(model, enc, PROMPTS[:2], stop=one[2], **settings)) == [one[:2], other]
+    with pytest.raises(ValueError, match="no token is left"):
+        generate(model, enc, PROMPTS[:2], stop=(), **settings)
 
 
 def test_filters_made_anew_do_not_pile_up(enc):
