@@ -11,7 +11,7 @@ from gpt2_tf.guess import Draft, look_up
 from gpt2_tf.hparams import HParams, is_whole
 from gpt2_tf.likelihood import Row, likelihoods
 from gpt2_tf.model import GPT2
-from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, uniform
+from gpt2_tf.sample import STEPS, Noise, Piece, check_length, draw_seed, extend
 from gpt2_tf.settings import STOP
 from gpt2_tf.shard import WHOLE, Shard
 
@@ -242,7 +242,7 @@ def _samples(
             if all(number in done for number in numbers):
                 continue
             batch_limits = [limits[number] for number in numbers]
-            noise = uniform(seed, numbers, max(batch_limits))
+            noise = Noise(seed, numbers)
             rows = [contexts[number] for number in numbers]
             for batch in extend(model, rows, settings, batch_limits, noise, filters, steps, guess(noise)):
                 for piece in batch:
