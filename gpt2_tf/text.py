@@ -170,6 +170,7 @@ class Sample:
         self.told = 0  # bytes
 
     def add(self, piece: Piece) -> None:
+        """Takes what came next; the last piece says why the text ends, and is cut there."""
         self.finish_reason = piece.finish_reason
         by_id = self.finish_reason == "stop" and piece.ids[-1] in self.stop_ids
         ids = piece.ids[:-1] if by_id else piece.ids
@@ -189,6 +190,7 @@ class Sample:
         return self.decoder.decode(self.text[before : self.told], final=self.finish_reason is not None)
 
     def completion(self) -> Completion:
+        """What it is so far, and all of it once there is a `finish_reason`."""
         text = self.text.decode("utf-8", "replace")
         return Completion(self.prompt, text, self.ids, self.finish_reason, self.logprobs)
 
