@@ -244,6 +244,7 @@ class Signatures:
             self.sizes = tf.constant([len(token) for token in enc.tokens])  # int32 [n_vocab]
 
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+        """All of them by the names of the module's table, each with its signature."""
         string, integer, number = (tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.int32, tf.float32))
         ids = tf.TensorSpec([None, None], tf.int32)
         limits = self.limits
@@ -280,7 +281,15 @@ class Signatures:
         }
 
     def generate(
-        self, text, length, temperature, top_k, top_p, seed, stop, fails: Callable = tf.reduce_all
+        self,
+        text: tf.Tensor,
+        length: tf.Tensor,
+        temperature: tf.Tensor,
+        top_k: tf.Tensor,
+        top_p: tf.Tensor,
+        seed: tf.Tensor,
+        stop: tf.Tensor,
+        fails: Callable = tf.reduce_all,
     ) -> dict[str, tf.Tensor]:
         """As `gpt2_tf.generate`, for each row with its own settings, of which one may stand for all rows.
 
@@ -423,7 +432,7 @@ class Signatures:
         _, state, text = tf.while_loop(going, next_steps, (0, state, text), (tf.TensorShape([]), shapes, rows))
         return text, state.tokens[:, tf.shape(tokens)[1] :], state.logprobs, state.stop == STOPPED
 
-    def score(self, context, text) -> dict[str, tf.Tensor]:
+    def score(self, context: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """The sum of the log-probabilities of each text's tokens, and their count; an empty context is
         `<|endoftext|>`."""
         context, text = self._checked(context), self._checked(text)
@@ -453,12 +462,12 @@ class Signatures:
         own = tf.range(seq) >= seq - count[:, None]
         return {"logprob": tf.reduce_sum(tf.where(own, logprobs, 0.0), axis=1), "count": count}
 
-    def encode(self, text) -> dict[str, tf.Tensor]:
+    def encode(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
         """Each text's ids, filled up with zeros on the right, and how many there are."""
         ids = self.graph.encode(self._checked(text))
         return {"ids": ids.to_tensor(), "count": tf.cast(ids.row_lengths(), tf.int32)}
 
-    def decode(self, ids, count) -> dict[str, tf.Tensor]:
+    def decode(self, ids: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """The text of the first `count` ids of each row."""
         longest = tf.shape(ids)[1]
         with tf.control_dependencies(
@@ -474,7 +483,7 @@ class Signatures:
             ragged = ragged.with_values(tf.identity(ragged.values))
         return {"text": self.graph.decode(ragged)}
 
-    def logits(self, ids) -> dict[str, tf.Tensor]:
+    def logits(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """As `model(ids)`, float32 [batch, seq, n_vocab]."""
         n_ctx, seq = self.model.hparams.n_ctx, tf.shape(ids)[1]
         require = _require((seq >= 1) & (seq <= n_ctx), f"there must be 1 to {n_ctx} ids in a row; there are:", seq)

@@ -98,6 +98,7 @@ def digest(folder: str | os.PathLike) -> str:
 
 
 def sha256(content: bytes) -> str:
+    """The first 16 hexadecimal digits, which are enough to tell files apart, in words for a table."""
     return f"SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
 
 

@@ -7,13 +7,12 @@ the same noise, so that the very text stays.
 
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from gpt2_tf import cache
 from gpt2_tf.choice import Choice, Filter
 from gpt2_tf.model import GPT2
-from gpt2_tf.sample import State, decoder, prefill
+from gpt2_tf.sample import Noise, State, decoder, prefill
 
 N_LOOKED_UP = 8
 N_DRAFTED = 4
@@ -47,8 +46,8 @@ def reader(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
 class Draft:
     """What a smaller model would write, by the same choice and the same noise."""
 
-    def __init__(self, model: GPT2, choice: Choice, noise: np.ndarray, filters: Sequence[Filter] = ()):
-        """`noise` is float64 [1, length], that of the text."""
+    def __init__(self, model: GPT2, choice: Choice, noise: Noise, filters: Sequence[Filter] = ()):
+        """`noise` is that of the text."""
         self.model, self.choice, self.noise, self.filters = model, choice, noise, tuple(filters)
         self.read: list[int] = []
         self.past = cache.empty(model.hparams, 1, model.compute_dtype)  # of what is read
@@ -67,7 +66,7 @@ class Draft:
         tokens, start, zero = tf.constant([text], tf.int32), tf.constant([0]), tf.constant([0])
         past = self.model.traced(reader)(tokens[:, known:], cache.first(self.past, known), start)
         state = State(tokens, start, cache.divide(past), zero, tf.constant([done]), tf.zeros([1, 0]))
-        noise = tf.constant(self.noise[:, done : done + n])
+        noise = tf.constant(self.noise.columns(done, done + n))
         state = self.model.traced(decoder, self.filters, 1)(state, self.choice, noise, tf.constant([done + n]))
         written = state.tokens.numpy()[0].tolist()
         self.read, self.past = written[:-1], state.past

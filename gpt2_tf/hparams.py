@@ -89,6 +89,7 @@ class HParams:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.n_embd // self.n_head
 
     @property

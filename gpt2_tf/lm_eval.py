@@ -28,7 +28,7 @@ from gpt2_tf import stops
 from gpt2_tf.choice import choice
 from gpt2_tf.evaluate import windows
 from gpt2_tf.likelihood import BATCH_SIZE, Row, likelihoods
-from gpt2_tf.sample import draw_seed, extend, uniform
+from gpt2_tf.sample import Noise, draw_seed, extend
 from gpt2_tf.text import Sample
 
 LENGTH = 256  # new tokens where a task doesn't say, as for the harness's `hf`
@@ -147,7 +147,7 @@ class GPT2LM(TemplateLM):
         contexts = [ids[-(self.max_length - length) :] or [self.eot_token_id] for ids in contexts]
         settings = choice(self.enc.n_vocab, stops=stops.table(self.enc.tokens, stop_ids, strings), **settings)
         samples = [Sample(self.enc, None, stop_ids, strings) for _ in contexts]
-        noise = uniform(self.seed, numbers, length)
+        noise = Noise(self.seed, numbers)
         for pieces in extend(self.model, contexts, settings, [length] * len(contexts), noise):
             for piece in pieces:
                 samples[piece.row].add(piece)

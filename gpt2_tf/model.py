@@ -79,7 +79,7 @@ def softmax(x: tf.Tensor) -> tf.Tensor:
     return ex / tf.reduce_sum(ex, axis=-1, keepdims=True)
 
 
-def normal(stdev: float | None):
+def normal(stdev: float | None) -> keras.initializers.Initializer | Callable | str:
     """A fresh initializer (one instance would draw the same numbers at each use); `stdev` None leaves them unset."""
     if stdev is None:
         return unset

@@ -13,6 +13,7 @@ from gpt2_tf.hparams import HParams, is_whole
 from gpt2_tf.model import GPT2
 from gpt2_tf.stops import STOPPED
 
+COLUMNS = 1024  # of noise at a time
 STEPS = 8  # tokens from one look at the loop to the next: a Ctrl-C waits for no more
 
 
@@ -147,6 +148,37 @@ def checker(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.P
     return check
 
 
+def uniform(seed: int, rows: Sequence[int], length: int, first: int = 0) -> np.ndarray:
+    """Noise in [0, 1), float64 [batch, length]; a row's depends on the seed and its number in `rows` alone.
+
+    It is that of `tf.random.stateless_uniform`, from column `first`, an even number, on.
+    """
+
+    def drawn(row: int) -> np.ndarray:
+        key, (low, high) = tf.raw_ops.StatelessRandomGetKeyCounter(seed=np.array([seed, row], np.int64))
+        counter = tf.stack([low + tf.constant(first // 2, tf.uint64), high])  # each count of Philox gives two
+        return tf.raw_ops.StatelessRandomUniformV2(
+            shape=[length], key=key, counter=counter, alg=tf.random.Algorithm.PHILOX.value, dtype=tf.float64
+        ).numpy()
+
+    return np.stack([drawn(row) for row in rows])
+
+
+class Noise:
+    """`uniform` noise for texts of any length, some columns at a time: a text that stops early needs no more."""
+
+    def __init__(self, seed: int, rows: Sequence[int]):
+        self.seed, self.rows = seed, list(rows)
+        self.first, self.drawn = 0, np.zeros([len(self.rows), 0])
+
+    def columns(self, first: int, last: int) -> np.ndarray:
+        """Those from `first` on and before `last`, float64 [batch, last - first]."""
+        if not self.first <= first <= last <= self.first + self.drawn.shape[1]:
+            self.first = first - first % 2
+            self.drawn = uniform(self.seed, self.rows, max(COLUMNS, last - self.first), self.first)
+        return self.drawn[:, first - self.first : last - self.first]
+
+
 class Piece(NamedTuple):
     """What one row got since the piece before: ids, their log-probabilities, and why it ends here, if it does."""
 
@@ -164,7 +196,7 @@ def extend(
     contexts: Sequence[Sequence[int]],
     choice: Choice,
     limits: Sequence[int],
-    noise: np.ndarray,
+    noise: Noise,
     filters: Sequence[Filter] = (),
     steps: int = STEPS,
     guess: Guess | None = None,
@@ -177,7 +209,7 @@ def extend(
     Args:
         contexts: ids in range, at least one in each.
         limits: new tokens at most, for each row; at least one.
-        noise: float64 [batch, the largest limit].
+        noise: of as many rows.
         guess: for a batch of one row alone; called with the text in the window, how many tokens are new, and how many
             more there may be, it gives tokens that may come next. They change nothing but the time that it takes.
     """
@@ -200,12 +232,12 @@ def extend(
         # The last new token is not read, so one more than n_ctx fits.
         room = min(n_ctx + 1 - seq, limits[rows].max() - done)
         if guess is None:
-            new = tf.constant(noise[rows, done : done + min(steps, room)])
+            new = tf.constant(noise.columns(done, done + min(steps, room))[rows])
             batch = 1 if len(texts) == 1 else None
             state = model.traced(decoder, filters, batch)(state, choice, new, tf.constant(limits[rows]))
         else:
             guesses = guess(texts[0], done, room - 1)
-            new = tf.constant(noise[:, done : done + len(guesses) + 1])
+            new = tf.constant(noise.columns(done, done + len(guesses) + 1))
             state = model.traced(checker, filters)(state, tf.constant(guesses, tf.int32), choice, new)
         done += state.tokens.shape[1] - seq
         tokens, logprobs = state.tokens[:, seq:].numpy().tolist(), state.logprobs.numpy().tolist()
@@ -246,13 +278,6 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[tf.Tensor, tf.Tensor]:
     start = [seq - len(row) for row in rows]
     tokens = [[0] * n + list(row) for n, row in zip(start, rows, strict=True)]
     return tf.constant(tokens, tf.int32), tf.constant(start, tf.int32)
-
-
-def uniform(seed: int, rows: Sequence[int], length: int) -> np.ndarray:
-    """Noise in [0, 1), float64 [batch, length]; a row's depends on the seed and its number in `rows` alone."""
-    return np.stack(
-        [tf.random.stateless_uniform([length], [seed, row], dtype=tf.float64, alg="philox").numpy() for row in rows]
-    )
 
 
 def sample_sequence(
@@ -306,7 +331,7 @@ def sample_sequence(
     check_context(model.hparams, context)
     check_length(model.hparams, context.shape[1], length)
     settings = choice(model.hparams.n_vocab, temperature=temperature, top_k=top_k, top_p=top_p)
-    noise = uniform(draw_seed(seed), range(len(context)), int(length))
+    noise = Noise(draw_seed(seed), range(len(context)))
     rows = context.tolist()
     for pieces in extend(model, rows.copy(), settings, [length] * len(rows), noise):
         for piece in pieces:

@@ -54,6 +54,8 @@ def escape(text: str) -> str:
 
 
 class Setting(NamedTuple):
+    """One setting of `generate`: what its typed text becomes (a ValueError says what fits), its default, its help."""
+
     parse: Callable[[str], Any]
     default: Any
     help: str
@@ -104,6 +106,7 @@ def change(settings: dict[str, Any], name: str, text: str) -> None:
 
 
 def find(name: str) -> Setting:
+    """The setting of this name. ValueError where there is none."""
     if name not in SETTINGS:
         raise ValueError(f"there is no setting {name!r}; expected one of {', '.join(SETTINGS)}")
     return SETTINGS[name]

@@ -11,7 +11,7 @@ from gpt2_tf.guess import Draft, look_up
 from gpt2_tf.hparams import HParams, is_whole
 from gpt2_tf.likelihood import Row, likelihoods
 from gpt2_tf.model import GPT2
-from gpt2_tf.sample import STEPS, Piece, check_length, draw_seed, extend, uniform
+from gpt2_tf.sample import STEPS, Noise, Piece, check_length, draw_seed, extend
 from gpt2_tf.settings import STOP
 from gpt2_tf.shard import WHOLE, Shard
 
@@ -170,6 +170,7 @@ class Sample:
         self.told = 0  # bytes
 
     def add(self, piece: Piece) -> None:
+        """Takes what came next; the last piece says why the text ends, and is cut there."""
         self.finish_reason = piece.finish_reason
         by_id = self.finish_reason == "stop" and piece.ids[-1] in self.stop_ids
         ids = piece.ids[:-1] if by_id else piece.ids
@@ -189,6 +190,7 @@ class Sample:
         return self.decoder.decode(self.text[before : self.told], final=self.finish_reason is not None)
 
     def completion(self) -> Completion:
+        """What it is so far, and all of it once there is a `finish_reason`."""
         text = self.text.decode("utf-8", "replace")
         return Completion(self.prompt, text, self.ids, self.finish_reason, self.logprobs)
 
@@ -242,7 +244,7 @@ def _samples(
             if all(number in done for number in numbers):
                 continue
             batch_limits = [limits[number] for number in numbers]
-            noise = uniform(seed, numbers, max(batch_limits))
+            noise = Noise(seed, numbers)
             rows = [contexts[number] for number in numbers]
             for batch in extend(model, rows, settings, batch_limits, noise, filters, steps, guess(noise)):
                 for piece in batch:

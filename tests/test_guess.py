@@ -12,7 +12,7 @@ from random_model import random_model
 from gpt2_tf import GPT2, HParams, generate
 from gpt2_tf.choice import choice
 from gpt2_tf.guess import Draft, look_up, reader
-from gpt2_tf.sample import extend, uniform
+from gpt2_tf.sample import Noise, extend
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_text_is_the_one_without_guesses(model, draft, enc, setting, which):
 def passes(model, guess, length=20):
     """How many times the model is asked for `length` tokens."""
     asked = []
-    noise = uniform(1, [0], length)
+    noise = Noise(1, [0])
     settings = choice(model.hparams.n_vocab)
     guess = guess(model, settings, noise)
     for pieces in extend(model, [[5, 6]], settings, [length], noise, guess=guess):
@@ -115,13 +115,12 @@ def test_sampled_tokens_have_the_models_distribution():
         logits, _ = reference.forward(weights, 2, [1, *text])
         probability[text] = reference.softmax(logits[:3])[range(3), list(text)].prod()
     n = 3000
-    noise = uniform(1, range(n), 3)
     settings = choice(4)
     counts = dict.fromkeys(probability, 0)
     passed = 0
-    for row in noise:
-        text = []
-        for pieces in extend(model, [[1]], settings, [3], row[None], guess=Draft(draft, settings, row[None])):
+    for row in range(n):
+        text, noise = [], Noise(1, [row])
+        for pieces in extend(model, [[1]], settings, [3], noise, guess=Draft(draft, settings, noise)):
             text += pieces[0].ids
             passed += 1
         counts[tuple(text)] += 1
