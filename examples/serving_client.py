@@ -14,10 +14,16 @@ import requests
 def over_rest(address: str, model: str, inputs: dict[str, list]) -> dict[str, list]:
     """`generate`'s outputs; each input and output has a value for each text. None may be left out."""
     body = {"signature_name": "generate", "inputs": inputs}
-    answer = requests.post(f"http://{address}/v1/models/{model}:predict", json=body, timeout=600)
+    try:
+        answer = requests.post(f"http://{address}/v1/models/{model}:predict", json=body, timeout=600)
+        content = answer.json()
+    except requests.JSONDecodeError:
+        raise SystemExit(f"{address} is no TensorFlow Serving: it answered {answer.status_code}, and no JSON") from None
+    except requests.RequestException as error:
+        raise SystemExit(f"{address} doesn't answer; is the server up, and --rest its HOST:PORT? ({error})") from None
     if not answer.ok:  # what was wrong with the request is in the body
-        raise SystemExit(answer.json()["error"])
-    return answer.json()["outputs"]
+        raise SystemExit(content["error"])
+    return content["outputs"]
 
 
 def over_grpc(address: str, model: str, inputs: dict[str, list]) -> dict[str, list]:
@@ -25,9 +31,12 @@ def over_grpc(address: str, model: str, inputs: dict[str, list]) -> dict[str, li
 
     That has one row: of a server that batches, a request of several texts must send all inputs, as this one does.
     """
-    import grpc
-    import tensorflow as tf
-    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    try:
+        import grpc
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+    except ImportError:
+        raise SystemExit("--grpc needs the extra: pip install 'gpt2-tf[serving]'") from None
 
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = model, "generate"

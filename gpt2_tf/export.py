@@ -112,6 +112,7 @@ def export(
 
     Raises:
         ValueError: an argument out of its range, or answers that differ; nothing is written.
+        OSError: `out` is no folder and can't be made one, or the disk is full.
     """
     check_vocabulary(model, enc)
     n_ctx = model.hparams.n_ctx
@@ -131,6 +132,8 @@ def export(
     limits = Limits(length, max_length, max_batch, temperature, top_k, top_p, seed)
 
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is not a folder; an export is one, with a folder for each version")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".part-", dir=out) as part:
         made = Path(part, "model")

@@ -5,6 +5,8 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +261,22 @@ def test_serving_client_over_rest(monkeypatch, capsys):
     assert capsys.readouterr().out == "a 7 4 x\n[length]\nb 7 5 x\n[length]\n"
     inputs = {"text", "length", "temperature", "top_k", "top_p", "seed", "stop"}
     assert asked == [("http://localhost:8501/v1/models/gpt2:predict", "generate", inputs)]
+
+
+@pytest.mark.parametrize(
+    ("up", "said"), [(False, "doesn't answer; is the server up"), (True, "is no TensorFlow Serving")]
+)
+def test_serving_client_says_what_is_not_there(monkeypatch, up, said):
+    """No server; and one of web pages."""
+    with HTTPServer(("localhost", 0), BaseHTTPRequestHandler) as server:
+        address = f"localhost:{server.server_port}"
+        if up:
+            threading.Thread(target=server.handle_request, daemon=True).start()
+        else:
+            server.server_close()
+        monkeypatch.setattr(sys, "argv", ["serving_client.py", "a", "--rest", address])
+        with pytest.raises(SystemExit, match=said):
+            runpy.run_path(str(EXAMPLES / "serving_client.py"), run_name="__main__")
 
 
 def test_serving_client_over_grpc(monkeypatch, capsys):

@@ -546,6 +546,12 @@ def test_settings_out_of_range(lively, enc, tmp_path, settings, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_where_the_folder_is_to_be(lively, enc, tmp_path):
+    (tmp_path / "out").touch()
+    with pytest.raises(NotADirectoryError, match="out is not a folder"):
+        export(lively, enc, tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_check_compares_with_the_model(exported, lively, enc, tmp_path):
     from random_model import random_model
