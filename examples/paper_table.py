@@ -27,6 +27,7 @@ quotes back by a few rules, and `PAPER` is from "Language Models are Unsupervise
 """
 
 import argparse
+import gc
 import math
 import re
 import sys
@@ -36,6 +37,7 @@ from pathlib import Path
 import gpt2_tf
 from gpt2_tf.hparams import OLDER_NAMES, SIZES
 
+WEIGHTS = "model.ckpt.data-00000-of-00001"
 COLUMNS = {
     "lambada-ppl": "LAMBADA PPL",
     "lambada-acc": "LAMBADA ACC",
@@ -163,7 +165,9 @@ def main():
     if not files:
         parser.error("no dataset is given; --help names them")
     texts = {name: path.read_bytes().decode(errors="replace") for name, path in files.items()}
-    models = args.model or [size for size in SIZES if Path(args.models_dir, size, "model.ckpt.index").exists()]
+    models = args.model or [
+        size for size in SIZES if Path(args.models_dir, size, "model.ckpt.data-00000-of-00001").exists()
+    ]
     if not models:
         parser.error(f"{args.models_dir} has none of {', '.join(SIZES)}; `gpt2-tf download 124M` fetches one")
 
@@ -175,6 +179,8 @@ def main():
             print(f"{name}: {column}", file=sys.stderr)
             measured[name] |= measure(column, text, model, enc, args.stride, args.batch_size)
         ways[name] = measured[name].pop("ways", None)
+        del model
+        gc.collect()  # it holds itself, and the next would come beside it
 
     columns = [column for column in COLUMNS if any(column in figures for figures in measured.values())]
     print("| model | " + " | ".join(COLUMNS[column] for column in columns) + " |")

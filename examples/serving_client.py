@@ -22,7 +22,7 @@ def over_rest(address: str, model: str, inputs: dict[str, list]) -> dict[str, li
     except requests.RequestException as error:
         raise SystemExit(f"{address} doesn't answer; is the server up, and --rest its HOST:PORT? ({error})") from None
     if not answer.ok:  # what was wrong with the request is in the body
-        raise SystemExit(content["error"])
+        raise SystemExit(content.get("error", content))
     return content["outputs"]
 
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 
@@ -33,6 +34,14 @@ def main() -> int:
         raise SystemExit(f"usage: {sys.argv[0]} COUNT COMMAND...")
     workers = start(int(sys.argv[1]), sys.argv[2:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers have the Ctrl-C too
+    while all(worker.poll() in (None, 0) for worker in workers) and any(worker.poll() is None for worker in workers):
+        time.sleep(1)
+    deadline = time.monotonic() + 60  # by then the others have noticed, unless they wait for one that never was there
+    for worker in workers:
+        try:
+            worker.wait(max(0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.terminate()
     return max(abs(worker.wait()) for worker in workers)
 
 

@@ -107,7 +107,7 @@ def _checked(ids: Sequence[int] | np.ndarray, window: int, batch_size: int, star
         if value < least:
             raise ValueError(f"{name} is {value}, but must be at least {least}")
     if batch_size % share.of:
-        raise ValueError(f"batch_size {batch_size} can't be divided among {share.of} replicas")
+        raise ValueError(f"batch_size {batch_size} can't be divided among {share.of} replicas; give a multiple of that")
     return ids
 
 

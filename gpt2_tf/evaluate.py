@@ -171,6 +171,8 @@ def choice(
     rows, endings = [], []
     for number, question in enumerate(questions, start=1):
         where = f"{name}: line {number}"
+        if not _CHECKS["choice"](question):
+            raise ValueError(f"{where} isn't {FORMS['choice']}")
         context, choices, ending = question["context"], question["choices"], question.get("ending", "")
         if not 0 <= question["answer"] < len(choices):
             raise ValueError(f"{where} has answer {question['answer']}, but must have 0 to {len(choices) - 1}")

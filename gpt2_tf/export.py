@@ -10,8 +10,9 @@ TensorFlow alone runs it, in any language; TensorFlow Serving serves it. Its sig
     logits           ids -> logits
 
 Each input has a row for each text; a server that puts rows of several requests together gives each what it would have
-got alone. A row of `generate` that is wrong gets no text, and as finish_reason "error: " and what was expected; where
-no row is right, that is an InvalidArgumentError. The other signatures have no place for it: one wrong row fails all.
+got alone, of `encode` and `logits` in as many columns as the longest row needs. A row of `generate` that is wrong gets
+no text, and as finish_reason "error: " and what was expected; where no row is right, that is an InvalidArgumentError.
+The other signatures have no place for it: one wrong row fails all.
 """
 
 import json

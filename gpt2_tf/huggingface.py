@@ -52,6 +52,7 @@ KINDS |= {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
 # Of adapters, what changes the numbers and no tensor's name or shape.
 ADAPTER_SETTINGS = {"peft_type": ("LORA",), "use_rslora": (False,), "alpha_pattern": ({},)}
+ADAPTER_SETTINGS |= {"init_lora_weights": (True, False, "gaussian")}  # others change the weights beside which they are
 HEAD = "lm_head.weight"
 BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the mask, which older files hold
 
@@ -219,7 +220,7 @@ def adapters(folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]], r
     config = _object(path)
     _check(path, config, {**ADAPTER_SETTINGS, "r": (rank,)})
     stored = safetensors.read(weights)
-    found = {name: tensor.shape[::-1] for name, tensor in stored.items()}
+    found = {name: tensor.shape[::-1] for name, tensor in stored.items() if tensor.dtype in safetensors.FLOATS}
     expected = {_adapter(name): tuple(shape) for name, shape in shapes.items()}
     if differences := sorted({name for name, _ in found.items() ^ expected.items()}):
         raise ValueError(
@@ -247,6 +248,8 @@ def encoder(folder: str | os.PathLike, n_vocab: int) -> Encoder:
     if (path := folder / "tokenizer.json").exists():
         tokenizer = _object(path)
         _check(path, tokenizer, TOKENIZER_SETTINGS)
+        if not tokenizer.get("pre_tokenizer"):
+            raise ValueError(f"{path} has no pre_tokenizer, and here it can be ByteLevel alone")
         try:
             ids = dict(tokenizer["model"]["vocab"])
             added = {token["content"]: token["id"] for token in tokenizer.get("added_tokens") or []}

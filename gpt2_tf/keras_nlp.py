@@ -36,7 +36,7 @@ def from_keras_nlp(backbone: keras.Model) -> GPT2:
         ValueError: one that is quantized, or as no GPT-2 is.
     """
     hparams, read = reader(backbone)
-    model = GPT2(hparams, w_init_stdev=0)
+    model = GPT2(hparams, w_init_stdev=None)
     for name, variable in model.named_weights().items():
         variable.assign(read(name))
     return model

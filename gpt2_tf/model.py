@@ -592,11 +592,16 @@ class GPT2(keras.Model):
             FileNotFoundError: a file is missing.
             ValueError: they are of another rank, another model or other arithmetic, or damaged.
         """
-        adapters = self.adapters()
+        adapters = self._own_adapters()
         shapes = {name: variable.shape for name, variable in adapters.items()}
         for name, array in huggingface.adapters(folder, shapes, self.lora_rank).items():
             adapters[name].assign(array)
 
     def save_adapters(self, folder: str | os.PathLike) -> None:
         """Writes the adapters alone, as PEFT reads them: `adapter_config.json`, `adapter_model.safetensors`."""
-        huggingface.save_adapters(folder, self.adapters(), self.lora_rank)
+        huggingface.save_adapters(folder, self._own_adapters(), self.lora_rank)
+
+    def _own_adapters(self) -> dict[str, keras.Variable]:
+        if not self.lora_rank:
+            raise ValueError("the model has no adapters; make it with a lora_rank, as from_checkpoint takes too")
+        return self.adapters()

@@ -75,6 +75,8 @@ class Record:
         temporary = self.part.with_suffix(".tmp")  # the lock is held, so nobody else's
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())  # before the records go
         os.replace(temporary, self.out)
         self.file.close()
         for part in self.parts:

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,7 +114,7 @@ def _count() -> int:
 def _stoppable() -> Iterator[None]:
     """A Ctrl-C within ends the process, though TensorFlow waits and Python has no turn."""
     before = signal.getsignal(signal.SIGINT)
-    if not callable(before):  # ignored, or as it shall be
+    if not callable(before) or threading.current_thread() is not threading.main_thread():  # where Python forbids it
         yield
         return
     signal.signal(signal.SIGINT, signal.SIG_DFL)

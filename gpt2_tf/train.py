@@ -69,6 +69,8 @@ class Settings:
         for name, limit in LIMITS.items():
             if not 0 <= getattr(self, name) < limit:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0 and below {limit}")
+        if self.lora_rank is not None and self.lora_rank < 1:
+            raise ValueError(f"lora_rank is {self.lora_rank}, but must be at least 1")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience is {self.patience}, but must be at least 1 evaluation")
         if self.precision not in POLICIES:
@@ -163,7 +165,7 @@ def _check_division(settings: Settings, strategy: tf.distribute.Strategy) -> Non
         parts = f" and each part into grad_accumulation {settings.grad_accumulation}"
         raise ValueError(
             f"batch_size {settings.batch_size} can't be divided among {n} replicas"
-            f"{parts if settings.grad_accumulation > 1 else ''}"
+            f"{parts if settings.grad_accumulation > 1 else ''}; give a multiple of {n * settings.grad_accumulation}"
         )
 
 

@@ -133,7 +133,7 @@ def test_no_such_form(tiny_folder, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
 def test_memory_is_the_largest_tensor_and_not_the_weights(tmp_path):
-    """160 MB of weights in 40 MB at most above the imports: the largest tensor has 8 MB, and a CRC takes some."""
+    """160 MB of weights in 60 MB at most above the imports: the largest tensor has 8 MB, and a CRC takes some."""
     hparams = HParams(n_vocab=300, n_ctx=64, n_embd=640, n_head=2, n_layer=8)
     arrays = (np.ones(shape, np.float32) for shape in hparams.shapes.values())
     (tmp_path / "big").mkdir()

@@ -313,6 +313,7 @@ def test_a_shard_that_is_missing_and_one_that_lies_elsewhere(copy):
     ("changed", "said"),
     [
         ({"normalizer": {"type": "NFC"}}, 'normalizer is {"type": "NFC"}'),
+        ({"pre_tokenizer": None}, "has no pre_tokenizer, and here it can be ByteLevel alone"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, 'pre_tokenizer.type is "Whitespace"'),
         ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "add_prefix_space is true"),
         ({"model": {"type": "WordPiece"}}, 'model.type is "WordPiece"'),
@@ -388,6 +389,7 @@ def test_adapters_come_back_exactly(adapted, adapters, tmp_path):
     "rank, changed, said",
     [
         (8, {}, "r is 4, and here it can be 8 alone"),
+        (4, {"init_lora_weights": "pissa"}, 'init_lora_weights is "pissa", and here it can be true alone'),
         (4, {"use_rslora": True}, "use_rslora is true, and here it can be false alone"),
         (4, {"alpha_pattern": {"c_attn": 2}}, "alpha_pattern is"),
         (4, {"peft_type": "LOHA"}, 'peft_type is "LOHA", and here'),

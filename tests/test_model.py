@@ -332,13 +332,21 @@ def test_float16_scales_its_loss_and_skips_what_overflows(batch):
 @pytest.fixture(scope="module")
 def adapted():
     """A model with adapters that matter as much as its weights, and one of the same weights, merged by NumPy."""
-    model = random_model(dataclasses.replace(HPARAMS, n_layer=2), lora_rank=4)
+    model = random_model(dataclasses.replace(HPARAMS, n_layer=2), lora_rank=8)
     merged = GPT2(model.hparams, w_init_stdev=None)
     adapters = {name: variable.numpy().astype(np.float64) for name, variable in model.adapters().items()}
     for name, variable in model.named_weights().items():
         a, b = (adapters.get(f"{name.removesuffix('w')}lora_{kind}") for kind in "ab")
         merged.named_weights()[name].assign(variable.numpy() + (0 if a is None else a @ b))
     return model, merged
+
+
+def test_a_model_without_adapters_says_so(tmp_path):
+    model = random_model(HPARAMS)
+    for act in (model.load_adapters, model.save_adapters):
+        with pytest.raises(ValueError, match="the model has no adapters; make it with a lora_rank"):
+            act(tmp_path / "adapters")
+    assert not (tmp_path / "adapters").exists()
 
 
 def test_merged_weights_are_the_adapted_model(adapted, tokens):
@@ -376,7 +384,7 @@ def test_a_step_is_of_the_adapters_alone(adapted, batch, dtype, rtol):
         loss = cross_entropy(h, merged.head(), batch[1]) / np.sum(batch[1] >= 0)
     named = merged.named_weights()
     gradients = dict(zip(named, tape.gradient(loss, [v.value for v in named.values()]), strict=True))
-    trained = GPT2(hparams, lora_rank=4, remat=dtype is not None, dtype=dtype)
+    trained = GPT2(hparams, lora_rank=8, remat=dtype is not None, dtype=dtype)
     for one, other in zip(trained.weights, model.weights, strict=True):
         one.assign(other)
     trained.compile(keras.optimizers.SGD(1.0), grad_accumulation=1 if dtype is None else 2)
