@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -242,32 +243,45 @@ def work(connection, make: Callable, *arguments) -> None:
     connection.send(peak())
 
 
+def start(make: Callable, *arguments) -> tuple[multiprocessing.Process, Any, dict[str, int]]:
+    """A library's process, the connection to it, and what it has; nothing where it isn't installed."""
+    context = multiprocessing.get_context("spawn")
+    connection, theirs = context.Pipe()
+    process = context.Process(target=work, args=(theirs, make, *arguments), daemon=True)
+    process.start()
+    answer = connection.recv()
+    if isinstance(answer, str):
+        print(f"left out: {answer} is not installed")
+        answer = {}
+    return process, connection, answer
+
+
+def in_turn(batches: dict[str, int], connections: dict[str, Any], length: int, rounds: int) -> dict[str, list[float]]:
+    """The tokens a second of each line, round by round."""
+    rates = {name: [] for name in batches}
+    with tqdm(total=len(rates) * (rounds + 1)) as bar:
+        for round in range(rounds + 1):  # the first compiles
+            for name, batch in batches.items():
+                bar.set_description(name)
+                connections[name].send(name)
+                took = connections[name].recv()
+                if round:
+                    rates[name].append(batch * length / took)
+                bar.update()
+    return rates
+
+
 def generate(args: argparse.Namespace) -> None:
     hparams = gpt2_tf.HParams.from_size(args.size)
     prompt = np.random.default_rng(0).integers(0, hparams.n_vocab, PROMPT).tolist()
     context = multiprocessing.get_context("spawn")
     batches, connections, processes = {}, {}, []
     for make in (memory, ours, transformers, keras_nlp):
-        connection, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, make, hparams, prompt, args.length), daemon=True)
-        process.start()
+        process, connection, answer = start(make, hparams, prompt, args.length)
         processes.append(process)
-        answer = connection.recv()
-        if isinstance(answer, str):
-            print(f"left out: {answer} is not installed")
-            continue
         batches |= answer
         connections |= dict.fromkeys(answer, connection)
-    rates = {name: [] for name in batches}
-    with tqdm(total=len(rates) * (args.rounds + 1)) as bar:
-        for round in range(args.rounds + 1):  # the first compiles
-            for name, batch in batches.items():
-                bar.set_description(name)
-                connections[name].send(name)
-                took = connections[name].recv()
-                if round:
-                    rates[name].append(batch * args.length / took)
-                bar.update()
+    rates = in_turn(batches, connections, args.length, args.rounds)
     limits = [rate / args.length * 2**30 / (4 * hparams.n_params) for rate in rates.pop("memory")]
     limit = statistics.median(limits)
     print(f"{args.size}, float32, {PROMPT} prompt tokens and {args.length} new, median of {args.rounds} rounds")
@@ -362,24 +376,19 @@ def limit(hparams: "gpt2_tf.HParams", shape: tuple[int, int], precision: str) ->
 
 def train(args: argparse.Namespace) -> None:
     hparams = gpt2_tf.HParams.from_size(args.size)
-    context = multiprocessing.get_context("spawn")
     print(f"{args.size}, {args.batch_size} x {args.window} tokens a step, median of {args.rounds} rounds")
     print(f"{'':26}{'tokens/s':>10}{'of KerasNLP':>13}{'of transformers':>17}{'first step':>12}{'at most, MB':>13}")
     for precision in args.precision:
         workers, rates, first = {}, {}, {}
         for make in (limit, train_ours, train_keras_nlp, train_transformers):
-            connection, theirs = context.Pipe()
-            start = time.perf_counter()
-            shape = (args.batch_size, args.window)
-            context.Process(target=work, args=(theirs, make, hparams, shape, precision), daemon=True).start()
-            answer = connection.recv()
-            if isinstance(answer, str):
-                print(f"left out: {answer} is not installed")
+            begun = time.perf_counter()
+            _, connection, answer = start(make, hparams, (args.batch_size, args.window), precision)
+            if not answer:
                 continue
             ((name, tokens),) = answer.items()
             connection.send(name)
             connection.recv()
-            first[name] = time.perf_counter() - start
+            first[name] = time.perf_counter() - begun
             workers[name] = connection, tokens
             rates[name] = []
         for _ in tqdm(range(args.rounds), desc=precision):
@@ -450,25 +459,17 @@ def serve(args: argparse.Namespace) -> None:
     hparams = gpt2_tf.HParams.from_size(args.size)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as place:
-        start = time.perf_counter()
+        begun = time.perf_counter()
         maker = context.Process(target=export, args=(hparams, args.vocabulary or args.size, place))
         maker.start()
         maker.join()
-        print(f"exported in {time.perf_counter() - start:.0f} s, from the start of a process")
+        print(f"exported in {time.perf_counter() - begun:.0f} s, from the start of a process")
         batches, connections = {}, {}
         for make in (in_process, exported):
-            connection, theirs = context.Pipe()
-            context.Process(target=work, args=(theirs, make, place, args.length), daemon=True).start()
-            answer = connection.recv()
+            _, connection, answer = start(make, place, args.length)
             batches |= answer
             connections |= dict.fromkeys(answer, connection)
-        rates = {name: [] for name in batches}
-        for round in range(args.rounds + 1):  # the first compiles
-            for name, batch in batches.items():
-                connections[name].send(name)
-                took = connections[name].recv()
-                if round:
-                    rates[name].append(batch * args.length / took)
+        rates = in_turn(batches, connections, args.length, args.rounds)
         for connection in set(connections.values()):
             connection.send(None)  # so that the next is alone
         found = alone(export_peaks, place)
@@ -493,55 +494,66 @@ def alone(function: Callable, *arguments):
     connection, theirs = context.Pipe()
     process = context.Process(target=function, args=(*arguments, theirs))
     process.start()
+    theirs.close()  # so that one that is killed for its memory doesn't leave this one waiting
     answer = connection.recv()
     process.join()
     return answer
 
 
-def save_both(hparams: "gpt2_tf.HParams", place: str, connection) -> None:
+def measure(act: Callable, *arguments) -> None:
+    """Sends what `act` gives, and the process's memory in MB: with TensorFlow imported, and at most."""
+    import tensorflow as tf
+
+    *arguments, connection = arguments
+    tf.constant(0)
+    gpt2_tf.GPT2  # noqa: B018
+    imported = peak()
+    connection.send((act(*arguments), imported, peak()))
+
+
+def save_openai(folder: str, hparams: "gpt2_tf.HParams") -> float:
+    return seconds(lambda: gpt2_tf.GPT2(hparams).save_checkpoint(folder))
+
+
+def save_both(folder: str, hparams: "gpt2_tf.HParams") -> None:
     model = gpt2_tf.GPT2(hparams)
-    model.save_checkpoint(Path(place, "openai"))
-    model.save_pretrained(Path(place, "hf"))
-    connection.send(None)
+    model.save_checkpoint(folder)
+    model.save_pretrained(Path(folder, "hf"))
 
 
-def read(place: str) -> None:
+def read(folder: str) -> float:
     """Reads a checkpoint's tensors one by one as TensorFlow does, which checks their CRCs, and keeps none."""
     import tensorflow as tf
 
     from gpt2_tf import bundle
 
-    prefix = bundle.prefix(Path(place, "openai"))
-    for name in bundle.read_index(f"{prefix}.index"):
-        tf.raw_ops.RestoreV2(prefix=str(prefix), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.float32])
+    prefix = bundle.prefix(Path(folder))
+
+    def restore():
+        for name in bundle.read_index(f"{prefix}.index"):
+            tf.raw_ops.RestoreV2(prefix=str(prefix), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.float32])
+
+    return seconds(restore)
 
 
-LOADS = {
-    "reading, CRCs checked": read,
-    "from_checkpoint": lambda place: gpt2_tf.GPT2.from_checkpoint(Path(place, "openai")),
-    "from_pretrained": lambda place: gpt2_tf.GPT2.from_pretrained(Path(place, "hf")),
-}
+def load_openai(folder: str) -> float:
+    return seconds(lambda: gpt2_tf.GPT2.from_checkpoint(folder))
 
 
-def loading(name: str, place: str, connection) -> None:
-    """Sends the seconds that it took, and by how many MB the peak of memory grew."""
-    import tensorflow as tf
-
-    assert gpt2_tf.GPT2  # imports it
-    tf.constant(0)
-    imported = peak()
-    took = seconds(lambda: LOADS[name](place))
-    connection.send((took, peak() - imported))
+def load_hf(folder: str) -> float:
+    return seconds(lambda: gpt2_tf.GPT2.from_pretrained(Path(folder, "hf")))
 
 
 def load(args: argparse.Namespace) -> None:
     hparams = gpt2_tf.HParams.from_size(args.size)
-    with tempfile.TemporaryDirectory() as place:
-        alone(save_both, hparams, place)
-        found = {name: [] for name in LOADS}
+    acts = {"reading, CRCs checked": read, "from_checkpoint": load_openai, "from_pretrained": load_hf}
+    with tempfile.TemporaryDirectory() as folder:
+        alone(measure, save_both, folder, hparams)
+        found = {name: [] for name in acts}
         for _ in range(args.rounds + 1):
-            for name, values in found.items():
-                values.append(alone(loading, name, place))
+            for name, act in acts.items():
+                took, imported, most = alone(measure, act, folder)
+                found[name].append((took, most - imported))
     weights = 4 * hparams.n_params / 2**20
     print(f"{args.size}, {weights:.0f} MB, median of {args.rounds} rounds, each in a process of its own")
     print(f"{'':24}{'seconds':>10}{'of reading':>14}{'memory, of the weights':>25}")
@@ -551,24 +563,6 @@ def load(args: argparse.Namespace) -> None:
     }
     for name, (took, grown) in medians.items():
         print(f"{name:24}{took:10.2f}{took / medians['reading, CRCs checked'][0]:14.2f}{grown / weights:25.2f}")
-
-
-def measure(connection, act: Callable, *arguments) -> None:
-    """Sends what `act` gives, and the process's memory in MB: with TensorFlow imported, and at most."""
-    import tensorflow as tf
-
-    tf.constant(0)
-    gpt2_tf.GPT2  # noqa: B018
-    imported = peak()
-    connection.send((act(*arguments), imported, peak()))
-
-
-def save_random(folder: str, hparams: "gpt2_tf.HParams") -> str:
-    return f"{seconds(lambda: gpt2_tf.GPT2(hparams).save_checkpoint(folder)):.0f} s"
-
-
-def load_openai(folder: str) -> str:
-    return f"{seconds(lambda: gpt2_tf.GPT2.from_checkpoint(folder)):.0f} s"
 
 
 def write(folder: str, dtype: str, length: int) -> str:
@@ -596,35 +590,30 @@ def footprint(args: argparse.Namespace) -> None:
     weights = 4 * hparams.n_params / 1e9
     print(f"{args.size}, random weights, {weights:.2f} GB in float32; each in a process of its own")
     print(f"{'':60}{'GB at most':>10}{'beyond TensorFlow':>19}{'of the weights':>16}")
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         for name, act, *arguments in (
-            ("save", save_random, hparams),
+            ("save", save_openai, hparams),
             ("load", load_openai),
             (f"generate {args.length} tokens, float32", write, "float32", args.length),
             (f"generate {args.length} tokens, bfloat16", write, "bfloat16", args.length),
             (f"--remat --lora-rank 8 --precision bfloat16, 1 x {args.window}", train_step, args.window),
         ):
-            connection, theirs = context.Pipe()
-            process = context.Process(target=measure, args=(theirs, act, folder, *arguments))
-            process.start()
-            theirs.close()  # so that one that is killed for its memory doesn't leave this one waiting
-            said, imported, most = connection.recv()
-            process.join()
+            said, imported, most = alone(measure, act, folder, *arguments)
+            said = said if isinstance(said, str) else f"{said:.0f} s"
             imported, most = (size * 2**20 / 1e9 for size in (imported, most))
             beyond = most - imported
             print(f"{name:60}{most:10.2f}{beyond:19.2f}{beyond / weights:16.2f}   {said}", flush=True)
 
 
 def workers(args: argparse.Namespace) -> None:
-    from workers import start
+    import workers
 
     counts = (1, 2)
     steps = {count: [] for count in counts}
     for _ in range(args.rounds):
         for count in counts:
             settings = [args.size, *map(str, (args.window, args.rows, args.steps, count))]
-            started = start(count, [sys.executable, "-c", WORKER, *settings], stdout=subprocess.PIPE, text=True)
+            started = workers.start(count, [sys.executable, "-c", WORKER, *settings], stdout=subprocess.PIPE, text=True)
             answers = [worker.communicate()[0] for worker in started]
             if any(worker.returncode for worker in started):
                 raise SystemExit("a worker failed")

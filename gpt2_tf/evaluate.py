@@ -60,13 +60,7 @@ def perplexity(
         ValueError: an argument out of its range, or an empty text.
     """
     check_vocabulary(model, enc)
-    n_ctx = model.hparams.n_ctx
-    window = n_ctx if window is None else window
-    if not is_whole(window, 1, n_ctx):
-        raise ValueError(f"window is {window!r}, but must be a whole number, 1 to the model's n_ctx, {n_ctx}")
-    stride = max(1, window // 2) if stride is None else stride
-    if not is_whole(stride, 1, window):
-        raise ValueError(f"stride is {stride!r}, but must be a whole number, 1 to window, {window}")
+    window, stride = _window(model.hparams.n_ctx, window, stride)
     if not text:
         raise ValueError("the text is empty, so there is nothing to score")
     rows = windows([enc.end_of_text, *enc.encode(text)], window, stride)
@@ -81,6 +75,17 @@ def perplexity(
         **{f"{unit}_perplexity": _exp(nats, count) for unit, count in counts.items()},
         "bits_per_byte": nats / math.log(2) / counts["byte"],
     }
+
+
+def _window(n_ctx: int, window: int | None, stride: int | None) -> tuple[int, int]:
+    """Both, where they are None by default; ValueError where one is out of its range."""
+    window = n_ctx if window is None else window
+    if not is_whole(window, 1, n_ctx):
+        raise ValueError(f"window is {window!r}, but must be a whole number, 1 to the model's n_ctx, {n_ctx}")
+    stride = max(1, window // 2) if stride is None else stride
+    if not is_whole(stride, 1, window):
+        raise ValueError(f"stride is {stride!r}, but must be a whole number, 1 to window, {window}")
+    return window, stride
 
 
 def windows(ids: Sequence[int], window: int, stride: int) -> list[Row]:
@@ -174,8 +179,6 @@ def choice(
         if not _CHECKS["choice"](question):
             raise ValueError(f"{where} isn't {FORMS['choice']}")
         context, choices, ending = question["context"], question["choices"], question.get("ending", "")
-        if not 0 <= question["answer"] < len(choices):
-            raise ValueError(f"{where} has answer {question['answer']}, but must have 0 to {len(choices) - 1}")
         for text in choices:
             row = _checked(model, _row(enc, context, text + ending), where)
             rows.append(row)
@@ -224,8 +227,8 @@ def report(
         if not text:
             raise ValueError(f"{name} is empty, so there is nothing to score")
         results = perplexity(model, enc, text, **settings, bar=True, record=record)
-        window = settings.get("window") or model.hparams.n_ctx
-        settings = {**settings, "window": window, "stride": settings.get("stride") or max(1, window // 2)}
+        window, stride = _window(model.hparams.n_ctx, settings.get("window"), settings.get("stride"))
+        settings = {**settings, "window": window, "stride": stride}
     else:
         run = {"lambada": lambada, "choice": choice}[task]
         results = run(model, enc, read(text, name, task), **settings, bar=True, record=record, name=name)

@@ -6,15 +6,21 @@ import threading
 from collections.abc import Iterator
 
 
+def comes_here() -> bool:
+    """Whether a Ctrl-C comes to this thread: the main one alone has it, and where it isn't ignored.
+
+    It is in a shell's background; or the system's default is set, which Python sees nothing of.
+    """
+    return callable(signal.getsignal(signal.SIGINT)) and threading.current_thread() is threading.main_thread()
+
+
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """A Ctrl-C within comes out as KeyboardInterrupt.
 
     Python raises it wherever it is; within TensorFlow's C++, another error can come of it, or nothing.
     """
-    before = signal.getsignal(signal.SIGINT)
-    # Ignored, as in a shell's background, or the system's default; or not in the main thread, to which alone it comes.
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
+    if not comes_here():
         yield
         return
     came = False
@@ -24,7 +30,7 @@ def kept() -> Iterator[None]:
         came = True
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield
     except Exception:

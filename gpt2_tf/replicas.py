@@ -10,11 +10,12 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
+
+from gpt2_tf import interrupt
 
 MIRRORED, MULTI_WORKER = "mirrored", "multi-worker"
 EXAMPLE = '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
@@ -113,11 +114,10 @@ def _count() -> int:
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
     """A Ctrl-C within ends the process, though TensorFlow waits and Python has no turn."""
-    before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():  # where Python forbids it
+    if not interrupt.comes_here():
         yield
         return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:

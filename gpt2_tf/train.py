@@ -129,8 +129,17 @@ def run(
         if init_from == RESUME or not chief:
             settings, prepared = _read_run(out, settings, strategy)
         else:
-            source = init_from, models_dir, vocab_size, shape or {}
-            settings, prepared = _begin(files, out, source, data or {}, strategy, settings)
+            settings, prepared = _begin(
+                files,
+                out,
+                init_from=init_from,
+                models_dir=models_dir,
+                vocabulary=vocab_size,
+                shape=shape or {},
+                data=data or {},
+                strategy=strategy,
+                given=settings,
+            )
         if chief:
             replicas.meet(strategy)
         keras.utils.set_random_seed(settings.seed)  # for the adapters
@@ -210,7 +219,11 @@ def _prepared(
 def _begin(
     files: Sequence[str | os.PathLike],
     out: Path,
-    source: tuple[str, str | os.PathLike, int | str | None, Mapping[str, int]],
+    *,
+    init_from: str,
+    models_dir: str | os.PathLike,
+    vocabulary: int | str | None,
+    shape: Mapping[str, int],
     data: Mapping[str, Any],
     strategy: tf.distribute.Strategy,
     given: Mapping[str, Any],
@@ -218,9 +231,7 @@ def _begin(
     """Writes a run's folder as it is before the first step; the settings last, which say that the rest is there.
 
     Adapters go on from the weights in `base`, which stay: merged ones, and taken apart again, would be rounded.
-    `source` is `run`'s init_from, models_dir, vocab_size and shape.
     """
-    init_from, models_dir, vocabulary, shape = source
     model = None
     if init_from == SCRATCH:
         hparams = HParams.from_dict(HParams.from_size("124M").to_dict() | dict(shape))
