@@ -1,7 +1,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"$', (here / "gpt2_tf/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
@@ -25,7 +25,7 @@ setup(
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=["encoder", "gpt2_tf"],
+    packages=["encoder", *find_packages(include=["gpt2_tf", "gpt2_tf.*"])],
     package_data={"gpt2_tf": ["bundled/shakespeare/*"]},
     py_modules=["download_model"],
     install_requires=[
@@ -49,7 +49,7 @@ setup(
         "test": test,
         "peers": ["transformers>=4.50", "torch>=2.5", "lm-eval[hf]>=0.4.13"],
     },
-    entry_points={"console_scripts": ["gpt2-tf = gpt2_tf.cli:main"]},
+    entry_points={"console_scripts": ["gpt2-tf = gpt2_tf.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

@@ -317,7 +317,7 @@ def rows_of(hparams: "gpt2_tf.HParams", shape: tuple[int, int]) -> tuple[np.ndar
 
 
 def train_ours(hparams: "gpt2_tf.HParams", shape: tuple[int, int], precision: str) -> dict[str, tuple[int, Callable]]:
-    from gpt2_tf import train
+    from gpt2_tf.training import train
 
     model = gpt2_tf.GPT2(hparams, dtype=train.POLICIES[precision])
     model.compile(train.adamw(5e-5, 1000))
@@ -366,7 +366,7 @@ def limit(hparams: "gpt2_tf.HParams", shape: tuple[int, int], precision: str) ->
     """As many tokens as would take as long as a large matrix product, were all the time spent on such."""
     import tensorflow as tf
 
-    from gpt2_tf.callbacks import flops_per_token
+    from gpt2_tf.training.callbacks import flops_per_token
 
     size = 2048
     matrix = tf.cast(tf.random.normal([size, size]), precision)
@@ -406,12 +406,13 @@ def train(args: argparse.Namespace) -> None:
 
 def export(hparams: "gpt2_tf.HParams", vocabulary: str, place: str) -> None:
     """Writes a model with random weights, and its export; in a process of its own, whose memory is then free."""
-    from gpt2_tf import export, folder
+    from gpt2_tf.pretrained.load import load_encoder
+    from gpt2_tf.serving import saved_model
 
-    model, enc = gpt2_tf.GPT2(hparams), folder.encoder(vocabulary)
+    model, enc = gpt2_tf.GPT2(hparams), load_encoder(vocabulary)
     model.save_checkpoint(place)
     enc.save(place)
-    export.export(model, enc, Path(place, "export"))
+    saved_model.export(model, enc, Path(place, "export"))
 
 
 def in_process(place: str, length: int) -> dict[str, tuple[int, Callable]]:
@@ -525,12 +526,12 @@ def read(folder: str) -> float:
     """Reads a checkpoint's tensors one by one as TensorFlow does, which checks their CRCs, and keeps none."""
     import tensorflow as tf
 
-    from gpt2_tf import bundle
+    from gpt2_tf.weights import tensor_bundle
 
-    prefix = bundle.prefix(Path(folder))
+    prefix = tensor_bundle.prefix(Path(folder))
 
     def restore():
-        for name in bundle.read_index(f"{prefix}.index"):
+        for name in tensor_bundle.read_index(f"{prefix}.index"):
             tf.raw_ops.RestoreV2(prefix=str(prefix), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.float32])
 
     return seconds(restore)
@@ -576,7 +577,7 @@ def write(folder: str, dtype: str, length: int) -> str:
 
 
 def train_step(folder: str, window: int) -> str:
-    from gpt2_tf import train
+    from gpt2_tf.training import train
 
     model = gpt2_tf.GPT2.from_checkpoint(folder, remat=True, lora_rank=8, dtype="mixed_bfloat16")
     model.compile(train.adamw(5e-4, 10))

@@ -28,7 +28,7 @@ def main():
     length = model.hparams.n_ctx // 2 if args.length is None else args.length
     if not 1 <= length <= model.hparams.n_ctx:
         parser.error(f"--length {length} is not 1 to {model.hparams.n_ctx}, the model's window")
-    from gpt2_tf.choice import choice  # by now TensorFlow has started, in silence
+    from gpt2_tf.generation.sampler import choice  # by now TensorFlow has started, in silence
 
     # Said before the first prompt, if something is wrong.
     choice(model.hparams.n_vocab, temperature=args.temperature, top_k=args.top_k, top_p=args.top_p)

@@ -131,7 +131,7 @@ def fitting(found: list[dict], enc, n_ctx: int) -> list[dict]:
 
 def measure(name: str, text: str, model, enc, stride: int | None, batch_size: int) -> dict[str, float | dict]:
     """A column's figures; for LAMBADA two, and all ways."""
-    from gpt2_tf import evaluate
+    from gpt2_tf.evaluation import evaluate
 
     settings = {"batch_size": batch_size, "bar": True}
     if name == "lambada":

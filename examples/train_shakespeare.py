@@ -96,7 +96,7 @@ def train(GPT2: type, hparams: "gpt2_tf.HParams", ids: list[int], val_ids: list[
     """Trains a model on shuffled windows of `ids`, tells its loss on `val_ids` as it goes, and saves it."""
     import keras
 
-    from gpt2_tf.dataset import IGNORED, windows
+    from gpt2_tf.data.dataset import IGNORED, windows
 
     keras.utils.set_random_seed(args.seed)
     model = GPT2(hparams, dtype="mixed_bfloat16")  # float32 weights, a quarter faster

@@ -2,6 +2,6 @@
 
 import sys
 
-from gpt2_tf.cli import main
+from gpt2_tf.cli.main import main
 
 sys.exit(main())

@@ -78,7 +78,7 @@ def enc(tmp_path_factory):
 @pytest.fixture(scope="session")
 def lively():
     """A model for `enc`; its random weights are so large that the likeliest token changes from step to step."""
-    from random_model import random_model
+    from oracles.random_model import random_model
 
     from gpt2_tf import HParams
 

@@ -1,5 +1,6 @@
 """The scripts in `examples/`, run as a person runs them."""
 
+import importlib
 import io
 import os
 import runpy
@@ -12,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2_tf import HParams, evaluate, folder, load, sample_sequence, score
+from gpt2_tf import HParams, load, sample_sequence, score
+from gpt2_tf.evaluation import evaluate
+
+folder = importlib.import_module("gpt2_tf.pretrained.load")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 UNCONDITIONAL = "generate_unconditional_samples.py"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import gpt2_tf
-from gpt2_tf.cli import BUNDLED_NOTICE
+from gpt2_tf.cli.main import BUNDLED_NOTICE
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Files of text -> token ids -> batches."""

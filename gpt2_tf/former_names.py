@@ -1,0 +1,60 @@
+"""The module names of before the packages, `gpt2_tf.dataset` and so on: imports and `python -m` by them still work."""
+
+import importlib
+import sys
+from importlib.abc import InspectLoader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import CodeType, ModuleType
+
+PACKAGES = {
+    "data": "corpus dataset prepare",
+    "evaluation": "lm_eval",
+    "files": "interrupt progress shard",
+    "generation": "likelihood logits",
+    "model": "loss",
+    "pretrained": "convert keras_nlp",
+    "training": "callbacks optimizer train",
+    "weights": "checkpoint huggingface safetensors",
+}
+MODULES = {f"gpt2_tf.{name}": f"gpt2_tf.{room}.{name}" for room, names in PACKAGES.items() for name in names.split()}
+MODULES |= {
+    "gpt2_tf.beam": "gpt2_tf.generation.beam_search",
+    "gpt2_tf.bundle": "gpt2_tf.weights.tensor_bundle",
+    "gpt2_tf.cache": "gpt2_tf.model.kv_cache",
+    "gpt2_tf.choice": "gpt2_tf.generation.sampler",
+    "gpt2_tf.evaluate": "gpt2_tf.evaluation",
+    "gpt2_tf.export": "gpt2_tf.serving",
+    "gpt2_tf.folder": "gpt2_tf.pretrained",
+    "gpt2_tf.replicas": "gpt2_tf.model.distribute",
+    "gpt2_tf.sample": "gpt2_tf.generation.decoding",
+    "gpt2_tf.stops": "gpt2_tf.generation.stop_strings",
+    "gpt2_tf.text": "gpt2_tf.generation.generate",
+}
+
+
+class FormerNames(MetaPathFinder, InspectLoader):
+    """Finds a module by its former name; what it loads is the module of today, under both names."""
+
+    def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(MODULES[spec.name])
+        self.own_spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.own_spec  # importlib has put the spec of the former name there
+
+    def get_source(self, fullname: str) -> str | None:
+        return find_spec(MODULES[fullname]).loader.get_source(MODULES[fullname])
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        return find_spec(MODULES[fullname]).loader.get_code(MODULES[fullname])
+
+
+def install() -> None:
+    """Lets Python find the modules by their former names."""
+    if not any(isinstance(finder, FormerNames) for finder in sys.meta_path):
+        sys.meta_path.append(FormerNames())

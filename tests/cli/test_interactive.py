@@ -1,0 +1,257 @@
+"""A session: what the model is given, what the commands change, and at a real terminal what Ctrl-C and Ctrl-D do."""
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gpt2_tf import generate
+from gpt2_tf.cli.flags import SETTINGS
+from gpt2_tf.cli.interactive import HELP, Session
+
+VALUES = {name: setting.default for name, setting in SETTINGS.items()} | {"length": 6, "seed": 3}
+
+
+@pytest.fixture
+def session(lively, enc):
+    return Session(lively, enc, VALUES | {"temperature": 0.0})
+
+
+def greedy(session, text):
+    (completion,) = generate(session.model, session.enc, text, length=6, temperature=0, window=True)
+    return completion.text
+
+
+def test_the_text_so_far_goes_along(session):
+    first = "".join(session.answer("the then"))
+    assert first == greedy(session, "the then")
+    assert session.text == "the then" + first
+    second = "".join(session.answer("them"))
+    assert second == greedy(session, f"the then{first}\nthem")
+    assert session.text == f"the then{first}\nthem{second}"
+
+
+def test_an_empty_line_lets_the_model_write_on(session):
+    first = "".join(session.answer(""))
+    assert first == greedy(session, None)
+    assert "".join(session.answer("")) == greedy(session, first)
+
+
+def test_a_line_is_not_parted_twice(session):
+    session.text = "the\n"
+    answer = "".join(session.answer("e"))
+    assert session.text == "the\ne" + answer
+
+
+def test_an_answer_that_is_stopped_stays_as_far_as_it_came(session):
+    pieces = session.answer("the then")
+    begun = next(pieces) + next(pieces)
+    pieces.close()
+    assert session.text == "the then" + begun
+    assert greedy(session, "the then").startswith(begun)
+
+
+def test_the_window_slides(session):
+    for _ in range(12):
+        list(session.answer("the quick"))
+    assert len(session.enc.encode(session.text)) > 3 * session.model.hparams.n_ctx
+
+
+def test_answers_differ_and_a_seed_gives_the_session_again(lively, enc):
+    def texts(session):
+        return ["".join(session.answer("the")) or session.command("/reset") for _ in range(3)]
+
+    session = Session(lively, enc, VALUES)
+    once = texts(session)
+    assert once == texts(Session(lively, enc, VALUES))
+    assert once != texts(Session(lively, enc, VALUES | {"seed": 4}))
+    session.command("/reset")
+    session.command("/set seed 3")
+    assert once == texts(session)
+    first = Session(lively, enc, VALUES)
+    answers = {"".join(first.answer("the")) for _ in range(8) if first.command("/reset")}
+    assert len(answers) > 5
+
+
+def test_settings_change_on_the_fly(session):
+    assert session.command("/set temperature 0.7") == "temperature        0.7"
+    assert session.values["temperature"] == 0.7
+    assert session.command("/set top-k   5") == "top_k              5"
+    assert session.command(r"/set stop \n") == r"stop               '\n'"
+    assert session.values["stop"] == ("\n",)
+    assert session.command("/set top_k") == "top_k              5"
+    assert [line.split()[0] for line in session.command("/set").splitlines()] == list(SETTINGS)
+
+
+def test_a_changed_setting_acts_on_the_next_answer(session):
+    whole = "".join(session.answer("them"))
+    session.command("/reset")
+    session.command("/set length 2")
+    short = "".join(session.answer("them"))
+    assert whole.startswith(short) and len(short) < len(whole)
+
+
+def test_reset_and_help(session):
+    list(session.answer("the then"))
+    assert "forgotten" in session.command("/reset")
+    assert session.text == ""
+    assert session.command("/help") == HELP
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/foo", "there is no /foo; /help shows the commands, and //foo sends it as text"),
+        ("/", "there is no /; /help shows"),
+        ("/reset now", "/reset takes nothing after it"),
+        ("/top-k 5", "there is no /top-k; `/set top-k 5` changes the setting"),
+        ("/set colour 3", "there is no setting 'colour'; expected one of length, temperature"),
+        ("/set colour", "there is no setting 'colour'"),
+        ("/set top_p 2", "top_p: '2' is given, but it must be a number above 0 and at most 1"),
+    ],
+)
+def test_a_wrong_command_says_what_fits(session, line, message):
+    before = dict(session.values)
+    with pytest.raises(ValueError, match=message):
+        session.command(line)
+    assert session.values == before
+
+
+def test_a_setting_the_model_refuses_leaves_the_text(session):
+    list(session.answer("the"))
+    before = session.text
+    session.command("/set top_k 1000")
+    with pytest.raises(ValueError, match="top_k is 1000, but must be 0"):
+        list(session.answer("e"))
+    assert session.text == before
+
+
+COMMAND = ["-m", "gpt2_tf", "interactive", "--model", "shakespeare", "--seed", "1", "--length", "8"]
+
+
+@pytest.mark.slow
+def test_lines_from_a_pipe():
+    lines = "ROMEO:\n\n/set length 3\n//x\n/foo\n/set top_k 5000\nNay\n/set top_k 0\nNay\n/quit\nnever\n"
+    ran = subprocess.run([sys.executable, *COMMAND], input=lines.encode(), capture_output=True, timeout=120)
+    assert ran.returncode == 0
+    err = ran.stderr.decode().splitlines()
+    assert err[0] == "length             3"
+    assert err[1].startswith("gpt2-tf: error: there is no /foo")
+    assert err[2] == "top_k              5000"
+    assert err[3].startswith("gpt2-tf: error: top_k is 5000, but must be 0 (off) to 1024")
+    assert err[4:] == ["top_k              0"]
+    again = subprocess.run(
+        [sys.executable, *COMMAND], input=lines.encode() + b"\xff\n", capture_output=True, timeout=120
+    )
+    assert again.stdout == ran.stdout
+    assert b">" not in ran.stdout and len(ran.stdout.split()) > 8
+
+
+class Terminal:
+    """A command at a pseudo-terminal of its own, where a Ctrl-C that is typed is a real SIGINT."""
+
+    LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+
+    def __init__(self, *argv):
+        self.master, slave = os.openpty()
+        command = [sys.executable, "-c", self.LOGIN, *argv]
+        env = {**os.environ, "TERM": "dumb", "PYTHONUNBUFFERED": ""}
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env)
+        os.close(slave)
+        self.seen, self.reads = "", []
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait(self, condition) -> str:
+        """Reads until the condition holds of what came since the last wait; gives that."""
+        deadline = time.monotonic() + 60
+        while not condition(self.seen):
+            assert time.monotonic() < deadline, self.seen
+            self._read()
+        seen, self.seen = self.seen, ""
+        return seen
+
+    def end(self) -> tuple[int, str]:
+        while self._read():
+            pass
+        return self.process.wait(30), self.seen
+
+    def _read(self) -> bool:
+        if not select.select([self.master], [], [], 60)[0]:
+            return False
+        try:
+            content = os.read(self.master, 4096)
+        except OSError:  # Linux's way to say that the other end is closed
+            return False
+        self.reads.append(content)
+        self.seen += content.decode().replace("\r\n", "\n")
+        return bool(content)
+
+
+@pytest.fixture
+def terminal():
+    pytest.importorskip("pty")
+    with contextlib.ExitStack() as stack:
+
+        def start(*argv):
+            started = Terminal(*argv)
+            stack.callback(os.close, started.master)
+            stack.callback(started.process.wait)
+            stack.callback(started.process.kill)
+            return started
+
+        yield start
+
+
+def ends_with(text):
+    return lambda seen: seen.endswith(text)
+
+
+@pytest.mark.slow
+def test_a_session_at_a_terminal(terminal):
+    session = terminal(*COMMAND, "--stop", "")
+    assert "/help says more" in session.wait(ends_with("> "))
+    session.type("ROMEO:\n")
+    answer = session.wait(ends_with("\n> "))
+    assert len(answer) > len("ROMEO:\n\n> ")
+    session.type("/set length 100000\n")
+    session.wait(ends_with("100000\n> "))
+
+    session.type("Nay\n")
+    session.wait(lambda seen: len(seen) > 200)  # it is shown as it is written
+    start = time.monotonic()
+    session.type("\x03")
+    session.wait(ends_with("\n> "))
+    assert time.monotonic() - start < 5
+    assert session.process.poll() is None
+
+    session.type("half a line")
+    session.wait(ends_with("half a line"))
+    time.sleep(0.5)  # input() sees a Ctrl-C at the next key, if it comes between its echo and its waiting
+    session.type("\x03")
+    session.wait(ends_with("\n> "))
+    session.type("/set length 4\n")
+    session.wait(ends_with("length             4\n> "))
+    session.type("O\n")
+    assert "half" not in session.wait(ends_with("\n> "))
+    session.type("\x04")
+    assert session.end() == (0, "\n")
+
+
+@pytest.mark.slow
+def test_ctrl_c_where_a_text_is_streamed_to_a_terminal(terminal):
+    options = ("--model", "shakespeare", "--length", "100000", "--window", "--stop", "", "--seed", "1")
+    running = terminal("-m", "gpt2_tf", "generate", "ROMEO:", *options)
+    seen = running.wait(lambda seen: len(seen) > 300)
+    assert seen.startswith("ROMEO:")
+    assert sum(not content.endswith(b"\n") for content in running.reads) > 10  # as it is written, not by the line
+    running.type("\x03")
+    status, rest = running.end()
+    assert status == 130
+    assert rest.endswith("\ngpt2-tf: interrupted\n")
+    assert "Traceback" not in rest

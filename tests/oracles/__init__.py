@@ -1,0 +1,1 @@
+"""What the tests compare with, and what they serve: nothing here comes from the network."""

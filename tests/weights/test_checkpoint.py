@@ -1,0 +1,325 @@
+"""Checkpoints as OpenAI's: written, read back, damaged in every way, and restored by OpenAI's own graph."""
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gpt2_tf import GPT2, HParams
+from gpt2_tf.weights import checkpoint
+from gpt2_tf.weights.tensor_bundle import read_index
+
+HPARAMS = HParams(n_vocab=300, n_ctx=16, n_embd=24, n_head=2, n_layer=2)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model and the folder it was saved to; tests that damage it copy it."""
+    keras.utils.set_random_seed(0)
+    model = GPT2(HPARAMS)
+    folder = tmp_path_factory.mktemp("saved") / "new" / "model"
+    model.save_checkpoint(folder)
+    return model, folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved[1], tmp_path / "copy")
+
+
+def test_round_trip_is_exact(saved):
+    model, folder = saved
+    again = GPT2.from_checkpoint(folder)
+    assert again.hparams == model.hparams
+    for old, new in zip(model.weights, again.weights, strict=True):
+        assert old.path == new.path
+        np.testing.assert_array_equal(old.numpy(), new.numpy())
+
+
+def test_the_files_are_openais_and_nothing_else_is_left(saved):
+    assert {path.name for path in saved[1].iterdir()} == {
+        "checkpoint",
+        "hparams.json",
+        "model.ckpt.data-00000-of-00001",
+        "model.ckpt.index",
+    }
+    assert tf.train.latest_checkpoint(saved[1]) == str(saved[1] / "model.ckpt")
+
+
+def test_the_index_is_shaped_as_openais(shared, tmp_path):
+    """Every entry of the real 124M index, but for the numbers that depend on the weights' values."""
+    official = shared / "data" / "official-117M"
+    hparams = HParams.from_json(official / "hparams.json")
+    GPT2(hparams, w_init_stdev=0).save_checkpoint(tmp_path)
+
+    def described(path):
+        return {name: entry._replace(crc32c=0) for name, entry in read_index(path).items()}
+
+    assert described(tmp_path / "model.ckpt.index") == described(official / "model.ckpt.index")
+
+
+def test_hparams_json_has_openais_keys_alone(tmp_path):
+    """OpenAI's code fails on a key that it doesn't know, as dropout is."""
+    GPT2(dataclasses.replace(HPARAMS, dropout=0.1)).save_checkpoint(tmp_path)
+    assert list(json.loads((tmp_path / "hparams.json").read_text())) == [
+        "n_vocab",
+        "n_ctx",
+        "n_embd",
+        "n_head",
+        "n_layer",
+    ]
+
+
+def test_saving_again_replaces(saved, folder):
+    other = GPT2(HPARAMS)
+    other.save_checkpoint(folder)
+    np.testing.assert_array_equal(GPT2.from_checkpoint(folder).wte.numpy(), other.wte.numpy())
+
+
+def test_loading_draws_no_random_numbers(saved, monkeypatch):
+    def drawn(*args, **kwargs):
+        raise AssertionError("a weight was drawn")
+
+    monkeypatch.setattr(keras.initializers.RandomNormal, "__call__", drawn)
+    GPT2.from_checkpoint(saved[1])
+    with pytest.raises(AssertionError, match="a weight was drawn"):
+        GPT2(HPARAMS)
+
+
+def test_tensors_come_one_at_a_time(saved, monkeypatch):
+    """Never is more than one tensor in hand: each is in its variable before the next is read."""
+    model, folder = saved
+    events = []
+    restore = tf.raw_ops.RestoreV2
+
+    def read(*, tensor_names, **kwargs):
+        events.extend(("read", name) for name in tensor_names)
+        return restore(tensor_names=tensor_names, **kwargs)
+
+    monkeypatch.setattr(tf.raw_ops, "RestoreV2", read)
+    assign = keras.Variable.assign
+    monkeypatch.setattr(
+        keras.Variable, "assign", lambda v, value: (events.append(("assign", v.path)), assign(v, value))
+    )
+    GPT2.from_checkpoint(folder)
+    assert events == [(kind, variable.path) for variable in model.weights for kind in ("read", "assign")]
+
+
+def test_every_difference_is_said_at_once(saved, folder):
+    json_path = folder / "hparams.json"
+    json_path.write_text(json.dumps(HPARAMS.to_dict() | {"n_layer": 1, "n_ctx": 20}))
+    with pytest.raises(ValueError) as error:
+        GPT2.from_checkpoint(folder)
+    message = str(error.value)
+    assert "model/wpe is float32 [16, 24], expected float32 [20, 24]" in message
+    assert sum(f"{v.path} isn't of this model" in message for v in saved[0].weights if "/h1/" in v.path) == 12
+    assert "\n" not in message and "wte" not in message
+
+    json_path.write_text(json.dumps(HPARAMS.to_dict() | {"n_layer": 3}))
+    with pytest.raises(ValueError, match="model/h2/attn/c_attn/b is missing; model/h2/attn/c_attn/w is missing"):
+        GPT2.from_checkpoint(folder)
+
+
+def test_a_wrong_dtype_is_a_difference(saved, folder):
+    names = [variable.path for variable in saved[0].weights]
+    tensors = [tf.cast(v, tf.float64) if v.path == "model/wte" else tf.convert_to_tensor(v) for v in saved[0].weights]
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / "model.ckpt"), tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors
+    )
+    with pytest.raises(ValueError, match=r"model/wte is float64 \[300, 24\], expected float32 \[300, 24\]$"):
+        GPT2.from_checkpoint(folder)
+
+
+def test_a_flipped_bit_names_its_tensor_wherever_it_is(saved, folder):
+    path = folder / "model.ckpt.data-00000-of-00001"
+    whole = path.read_bytes()
+    for name, entry in read_index(folder / "model.ckpt.index").items():
+        damaged = bytearray(whole)
+        damaged[entry.offset + entry.size // 2] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{name} is damaged; fetch the file again"):
+            GPT2.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("change", [-1, -1000, 1])
+def test_data_of_another_size_is_an_error_with_both_sizes(folder, change):
+    path = folder / "model.ckpt.data-00000-of-00001"
+    content = path.read_bytes()
+    path.write_bytes((content + b"\0")[: len(content) + change])
+    with pytest.raises(ValueError, match=f"has {len(content) + change:,} bytes, but .*index says {len(content):,}"):
+        GPT2.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing; it "):
+        GPT2.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\0" * 500])
+def test_an_index_that_is_none_is_named(folder, content):
+    (folder / "model.ckpt.index").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.ckpt\.index"):
+        GPT2.from_checkpoint(folder)
+
+
+def test_a_failed_save_leaves_the_old_files(saved, folder, monkeypatch):
+    """A real failure of TensorFlow's writer: the disk says it is full."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    save = tf.raw_ops.SaveV2
+
+    def to_full_disk(*, prefix, **kwargs):
+        return save(prefix="/dev/full/model.ckpt", **kwargs)
+
+    monkeypatch.setattr(tf.raw_ops, "SaveV2", to_full_disk)
+    with pytest.raises(OSError, match=r"model\.ckpt could not be written"):
+        saved[0].save_checkpoint(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_names_the_weights_takes_its_place_after_them(saved, folder, monkeypatch):
+    """So that a new index has new data beside it, and what names them has both, wherever a kill falls."""
+    moved = []
+    replace = os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda source, target: (moved.append(Path(target).name), replace(source, target))
+    )
+    saved[0].save_checkpoint(folder)
+    assert moved == ["model.ckpt.data-00000-of-00001", "model.ckpt.index", "checkpoint", "hparams.json"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux what a descriptor is of")
+def test_all_is_on_the_disk_before_save_returns(saved, folder, monkeypatch):
+    """Each file before it is moved, and then the moves: the run removes its older checkpoint next."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(descriptor):
+        events.append(("on disk", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(
+        os, "replace", lambda source, to: (events.append(("moved", Path(to).name)), replace(source, to))
+    )
+    variables = saved[0].named_weights()
+    checkpoint.save(folder, variables, 7, state=variables)
+    moved = [name for event, name in events if event == "moved"]
+    assert len(moved) == 6 and moved[-1] == "checkpoint"  # two of each, `counter` and `checkpoint`
+    for name in moved:
+        assert events.index(("on disk", name)) < events.index(("moved", name))
+    assert events[-1] == ("on disk", folder.name)
+
+
+def test_a_fine_tuned_folder_has_a_name_of_its_own(saved, folder):
+    """As gpt-2-simple leaves it: model-500.*, which `checkpoint` names, for TensorFlow to find."""
+    for path in folder.glob("model.ckpt.*"):
+        path.rename(folder / path.name.replace("model.ckpt", "model-500"))
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model-500"\n')
+    assert tf.train.latest_checkpoint(folder) == str(folder / "model-500")
+    for old, new in zip(saved[0].weights, GPT2.from_checkpoint(folder).weights, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_no_read_permission(saved, unwritable):
+    """What may not be read isn't damaged. The folder is root's, and so is what root put there."""
+    folder = unwritable.parent / "unreadable"
+    user = os.geteuid()
+    os.seteuid(os.getuid())
+    shutil.copytree(saved[1], folder)
+    (folder / "model.ckpt.data-00000-of-00001").chmod(0)
+    os.seteuid(user)
+    with pytest.raises(PermissionError, match=r"model\.ckpt\.data-00000-of-00001"):
+        GPT2.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["", "new"])
+def test_no_write_permission(saved, unwritable, name):
+    with pytest.raises(PermissionError, match=str(unwritable)):
+        saved[0].save_checkpoint(unwritable / name)
+
+
+def test_names_are_openais_whatever_the_models_own(saved, tmp_path):
+    with keras.name_scope("outer"):
+        model = GPT2(HPARAMS, name="mine")
+    model.save_checkpoint(tmp_path)
+    assert read_index(tmp_path / "model.ckpt.index").keys() == {variable.path for variable in saved[0].weights}
+    np.testing.assert_array_equal(GPT2.from_checkpoint(tmp_path).wte.numpy(), model.wte.numpy())
+
+
+@pytest.mark.parametrize("changed", [{"n_ctx": 10**12}, {"n_vocab": 10**30}, {"n_layer": 10**9}])
+def test_a_model_that_no_memory_holds_is_not_begun(folder, changed):
+    (folder / "hparams.json").write_text(json.dumps(HPARAMS.to_dict() | changed))
+    with pytest.raises(
+        ValueError, match=r"hparams.json describes a model of [\d,]+ weights, but .*index lists 22,\d\d\d$"
+    ):
+        GPT2.from_checkpoint(folder)
+
+
+def test_a_folder_that_is_a_file(saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        saved[0].save_checkpoint(tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_openais_own_graph_restores_what_we_write_and_agrees(shared, tmp_path):
+    """OpenAI's graph of 124M on random full-size weights at 1,024 tokens.
+
+    2e-4: float32 sums of 768 to 3,072 terms through 12 blocks, in another order, on logits of about 10.
+    """
+    official = shared / "data" / "official-117M"
+    keras.utils.set_random_seed(0)
+    model = GPT2(HParams.from_json(official / "hparams.json"), w_init_stdev=0.05)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:  # so that no gain is 1 and no bias 0
+        if variable.name in "gb":
+            variable.assign_add(rng.normal(0, 0.1, variable.shape))
+    model.save_checkpoint(tmp_path)
+    tokens = rng.integers(0, 50257, [1, 1024])
+    ours = model(tokens).numpy()[0]
+
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        saver = tf.compat.v1.train.import_meta_graph(str(official / "model.ckpt.meta"), clear_devices=True)
+        saver.restore(session, str(tmp_path / "model.ckpt"))
+        theirs = session.run("model/MatMul_2:0", {"Placeholder:0": tokens})
+    assert np.abs(theirs).max() > 5  # the logits are no zeros
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
+
+
+def test_only_names_are_known_not_the_model(tmp_path):
+    """What floor 1 promises: any named variables."""
+    variable = keras.Variable(np.arange(6.0, dtype=np.float32).reshape(2, 3), name="x")
+    checkpoint.save(tmp_path, {"some/name": variable})
+    other = keras.Variable(np.zeros([2, 3], np.float32), name="y")
+    checkpoint.restore(tmp_path, {"some/name": other})
+    np.testing.assert_array_equal(other.numpy(), variable.numpy())
+
+
+def test_a_step_writes_a_folder_as_gpt_2_simple_keeps_one(saved, tmp_path):
+    """Which it, and nshepperd's code, find through TensorFlow's latest_checkpoint; they count on from `counter`."""
+    saved[0].save_checkpoint(tmp_path, step=1000)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("checkpoint", "counter", "hparams.json"),
+        *("model-1000.data-00000-of-00001", "model-1000.index"),
+    }
+    assert (tmp_path / "counter").read_text() == "1000\n"
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        variables = [
+            tf.compat.v1.get_variable(name, shape) for name, shape in HPARAMS.shapes.items()
+        ]  # as their Saver has them: the trainable ones, without a global step
+        saver = tf.compat.v1.train.Saver(var_list=variables)
+        saver.restore(session, tf.train.latest_checkpoint(str(tmp_path)))
+        restored = {variable.op.name: session.run(variable) for variable in variables}
+    for name, variable in saved[0].named_weights().items():
+        np.testing.assert_array_equal(restored[name], variable)
+    saved[0].save_checkpoint(tmp_path, step=2000)
+    for old, new in zip(saved[0].weights, GPT2.from_checkpoint(tmp_path).weights, strict=True):
+        np.testing.assert_array_equal(old, new)
