@@ -62,7 +62,7 @@ import gpt2_tf
 gpt2_tf.GPT2
 import keras, numpy as np
 from gpt2_tf import dataset, replicas, train
-strategy = replicas.strategy("multi-worker" if count > 1 else None)
+strategy = replicas.make_strategy("multi-worker" if count > 1 else None)
 hparams = gpt2_tf.HParams.from_size(size)
 with strategy.scope():
     model = gpt2_tf.GPT2(hparams)

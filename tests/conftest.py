@@ -93,12 +93,12 @@ def forbid_traces(monkeypatch):
     from gpt2_tf import GPT2
 
     def forbid():
-        hidden = GPT2.hidden
+        hidden = GPT2.hidden_states
 
         def computed(*args, **kwargs):
             assert tf.executing_eagerly(), "the model was traced again"
             return hidden(*args, **kwargs)
 
-        monkeypatch.setattr(GPT2, "hidden", computed)
+        monkeypatch.setattr(GPT2, "hidden_states", computed)
 
     return forbid

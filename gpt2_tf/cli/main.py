@@ -166,12 +166,12 @@ def train(args: argparse.Namespace) -> None:
     settings = {name: given[name] for name in train.SETTINGS if name in given}
     shape = {name: given[name] for name in SHAPE if name in given}
     data = {name: given[name] for name in ("column", "field") if name in given} | {"val_files": args.val_file or ()}
-    strategy = distribute.strategy(args.strategy)
+    strategy = distribute.make_strategy(args.strategy)
     chief = distribute.is_chief(strategy)
     more = [train.tensorboard(args.out)] if args.tensorboard and chief else []
     more += [train.wandb(args.wandb)] if args.wandb is not None and chief else []
     # To stderr Keras is to show how far it is.
-    with contextlib.redirect_stdout(sys.stderr), distribute.losses_named(strategy):
+    with contextlib.redirect_stdout(sys.stderr), distribute.one_line_worker_errors(strategy):
         train.run(
             args.files,
             args.out,

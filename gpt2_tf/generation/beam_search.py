@@ -44,7 +44,7 @@ class State(NamedTuple):
     logprobs: tf.Tensor  # float32 [beams, new]
     total: tf.Tensor  # float32 [beams]: the sum of `logprobs`
     stop: tf.Tensor  # int32 [beams]: the state in the table of stops
-    past: kv_cache.Cache  # of all tokens but the last, which is not read yet
+    past: kv_cache.KVCache  # of all tokens but the last, which is not read yet
     ended: Ended
 
 
@@ -122,7 +122,7 @@ def searcher(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
     """The loop, `go_on(state, search) -> State`, for `GPT2.traced`: some steps, or as many as there are to the end."""
     integers, integer = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)
     numbers, rows = tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)
-    past = kv_cache.spec(model.hparams, model.compute_dtype)
+    past = kv_cache.tensor_specs(model.hparams, model.compute_dtype)
     ended = Ended(integers, numbers, rows, tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.float64))
     state = State(integers, numbers, tf.TensorSpec([None], tf.float32), rows, past, ended)
     table = tf.TensorSpec([None, model.hparams.n_vocab], tf.int32)

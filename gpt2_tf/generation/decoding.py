@@ -18,20 +18,20 @@ STEPS = 8  # tokens from one look at the loop to the next: a Ctrl-C waits for no
 
 
 def prefill(
-    model: GPT2, tokens: tf.Tensor, past: kv_cache.Cache | None = None, start: tf.Tensor | None = None
-) -> kv_cache.Cache:
+    model: GPT2, tokens: tf.Tensor, past: kv_cache.KVCache | None = None, start: tf.Tensor | None = None
+) -> kv_cache.KVCache:
     """Reads the tokens, int [batch, seq], but for the last, with which `decode_one_token` begins; gives the cache.
 
     Not compiled for one text: that takes longer than it saves.
     """
-    return model.hidden(tokens[:, :-1], past, start)[1]
+    return model.hidden_states(tokens[:, :-1], past, start)[1]
 
 
 def decode_one_token(
-    model: GPT2, token: tf.Tensor, past: kv_cache.Cache, start: tf.Tensor | None = None
-) -> tuple[tf.Tensor, kv_cache.Cache]:
+    model: GPT2, token: tf.Tensor, past: kv_cache.KVCache, start: tf.Tensor | None = None
+) -> tuple[tf.Tensor, kv_cache.KVCache]:
     """Reads one more token, int [batch]; gives the next one's logits, [batch, n_vocab], and the longer cache."""
-    h, present = model.hidden(token[:, None], past, start)
+    h, present = model.hidden_states(token[:, None], past, start)
     return model.logits(h)[:, 0], present
 
 
@@ -40,7 +40,7 @@ class State(NamedTuple):
 
     tokens: tf.Tensor  # int32 [batch, seq]; rows of fewer tokens are filled up on the left
     start: tf.Tensor  # int32 [batch]: the column of each row's first token
-    past: kv_cache.Cache  # of all tokens but the last, which is not read yet; in two pieces
+    past: kv_cache.KVCache  # of all tokens but the last, which is not read yet; in two pieces
     stop: tf.Tensor  # int32 [batch]: the row's state in `Choice.stops`; STOPPED has ended its text
     count: tf.Tensor  # int32 [batch]: the row's new tokens, up to the one that ended its text
     logprobs: tf.Tensor  # float32 [batch, new]: of this loop's new tokens, before any filter
@@ -58,7 +58,7 @@ def _specs(model: GPT2, batch: int | None = None) -> tuple[State, Choice, tf.Ten
     """The state, the choice and the noise, of any lengths and settings, so that each function has one trace."""
     integer, number = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.float32)
     rows = tf.TensorSpec([batch], tf.int32)
-    past = kv_cache.spec(model.hparams, model.compute_dtype, batch, pieces=2)
+    past = kv_cache.tensor_specs(model.hparams, model.compute_dtype, batch, segments=2)
     logprobs = tf.TensorSpec([batch, None], tf.float32)
     state = State(tf.TensorSpec([batch, None], tf.int32), rows, past, rows, rows, logprobs)
     stops = tf.TensorSpec([None, model.hparams.n_vocab], tf.int32)
@@ -100,7 +100,7 @@ def decoder(model: GPT2, filters: tuple[Filter, ...], batch: int | None) -> tf.t
         def next_step(i, state):
             return i + 1, step(model, state, choice, noise[:, i], limit, filters)
 
-        state = state._replace(past=kv_cache.divide(state.past), logprobs=state.logprobs[:, :0])
+        state = state._replace(past=kv_cache.split_tail(state.past), logprobs=state.logprobs[:, :0])
         return tf.while_loop(
             lambda i, state: (i < tf.shape(noise)[1]) & tf.reduce_any(state.going(limit)),
             next_step,
@@ -122,7 +122,7 @@ def checker(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.P
     @tf.function(autograph=False, input_signature=[state, tf.TensorSpec([None], tf.int32), choice, noise])
     def check(state, guesses, choice, noise):
         n, seq = tf.size(guesses), tf.shape(state.tokens)[1]
-        h, past = model.hidden(tf.concat([state.tokens[:, -1:], guesses[None]], axis=1), state.past, state.start)
+        h, past = model.hidden_states(tf.concat([state.tokens[:, -1:], guesses[None]], axis=1), state.past, state.start)
         logits = tf.cast(model.logits(h)[0], tf.float32)  # [n + 1, n_vocab]
         # A row for each place, with the guesses before it: its text is filled up on the left as in any batch.
         short = n - tf.range(n + 1)  # [n + 1]
@@ -139,7 +139,7 @@ def checker(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.P
         return State(
             tf.concat([state.tokens, token[None, :new]], axis=1),
             state.start,
-            kv_cache.divide(kv_cache.first(past, seq - 1 + new)),
+            kv_cache.split_tail(kv_cache.truncate(past, seq - 1 + new)),
             stop[new - 1 : new],
             state.count + new,
             logprobs[None, :new],
@@ -226,7 +226,7 @@ def extend(
                 if len(texts[row]) > n_ctx:
                     texts[row] = texts[row][-max(n_ctx // 2, 1) :]
             tokens, start = pad([texts[row] for row in rows])
-            past = kv_cache.divide(prefill(model, tokens, start=start))
+            past = kv_cache.split_tail(prefill(model, tokens, start=start))
             state = State(tokens, start, past, tf.constant(stop), tf.constant(count), tf.zeros([len(rows), 0]))
         seq = state.tokens.shape[1]
         # The last new token is not read, so one more than n_ctx fits.

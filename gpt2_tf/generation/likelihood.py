@@ -70,9 +70,11 @@ def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), rows, rows, never])
     def score(tokens, start, count, never):
-        h, _ = model.hidden(tokens[:, :-1], start=start)
+        h, _ = model.hidden_states(tokens[:, :-1], pad_lengths=start)
         seq = tf.shape(h)[1]
         scored = tf.range(seq) >= seq - count[:, None]  # [batch, seq - 1]
-        return loss.likelihood(tf.boolean_mask(h, scored), model.head(), tf.boolean_mask(tokens[:, 1:], scored), never)
+        return loss.likelihood(
+            tf.boolean_mask(h, scored), model.tied_embedding(), tf.boolean_mask(tokens[:, 1:], scored), never
+        )
 
     return score

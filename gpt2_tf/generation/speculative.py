@@ -34,7 +34,7 @@ def look_up(text: Sequence[int], done: int, n: int) -> list[int]:
 def reader(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
     """`prefill` compiled, `read(tokens, past, start) -> Cache`, for `GPT2.traced`: it reads on many times."""
     tokens, start = tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1], tf.int32)
-    past = kv_cache.spec(model.hparams, model.compute_dtype, batch=1)
+    past = kv_cache.tensor_specs(model.hparams, model.compute_dtype, batch=1)
 
     @tf.function(autograph=False, input_signature=[tokens, past, start])
     def read(tokens, past, start):
@@ -64,8 +64,8 @@ class Draft:
             known += 1
         # As if no stop string had begun: a guess may be wrong.
         tokens, start, zero = tf.constant([text], tf.int32), tf.constant([0]), tf.constant([0])
-        past = self.model.traced(reader)(tokens[:, known:], kv_cache.first(self.past, known), start)
-        state = State(tokens, start, kv_cache.divide(past), zero, tf.constant([done]), tf.zeros([1, 0]))
+        past = self.model.traced(reader)(tokens[:, known:], kv_cache.truncate(self.past, known), start)
+        state = State(tokens, start, kv_cache.split_tail(past), zero, tf.constant([done]), tf.zeros([1, 0]))
         noise = tf.constant(self.noise.columns(done, done + n))
         state = self.model.traced(decoder, self.filters, 1)(state, self.choice, noise, tf.constant([done + n]))
         written = state.tokens.numpy()[0].tolist()

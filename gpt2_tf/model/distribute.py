@@ -1,7 +1,7 @@
-"""Training on several devices or machines, by `tf.distribute`.
+"""Training on several devices or machines with `tf.distribute`.
 
-Each replica has the whole model, and a part of each batch. What they do together is here: the choice of the strategy,
-sums over the replicas, who may write, and what is said when one is lost.
+Each replica holds the whole model and reads its share of each batch. This file chooses the strategy, sums values over
+the replicas, decides which process writes files, and turns the loss of a worker into a one-line error.
 """
 
 import contextlib
@@ -19,17 +19,22 @@ from gpt2_tf.files import interrupt
 
 MIRRORED, MULTI_WORKER = "mirrored", "multi-worker"
 EXAMPLE = '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
+# The errors that TensorFlow raises in a worker whose peer has died.
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
-def strategy(name: str | None) -> tf.distribute.Strategy:
-    """TensorFlow's strategy of this name; None is its default, one device. To be made before TensorFlow has any work.
+def make_strategy(name: str | None) -> tf.distribute.Strategy:
+    """Make the `tf.distribute` strategy of this name.
 
-    "mirrored" has a replica on each GPU of this machine, or without any on each logical CPU device. "multi-worker" has
-    them on the GPUs, or the CPU, of each of the workers that `TF_CONFIG` names, and waits until all are there.
+    Call this function before any other work with TensorFlow: its collective operations are set up once per process.
+
+    Args:
+        name: None is TensorFlow's default strategy, one device. "mirrored" puts a replica on each GPU of this machine,
+            or on each logical CPU device if there is no GPU. "multi-worker" puts replicas on the GPUs (or the CPU) of
+            each worker that the environment variable `TF_CONFIG` names, and waits until all workers have connected.
 
     Raises:
-        ValueError: there is no such strategy, or `TF_CONFIG` isn't what `tf.distribute` takes.
+        ValueError: no strategy has this name, or `TF_CONFIG` is missing or invalid.
     """
     if name is None:
         return tf.distribute.get_strategy()
@@ -37,67 +42,67 @@ def strategy(name: str | None) -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == MULTI_WORKER:
-        print(f"waiting for all {_count()} workers of TF_CONFIG", file=sys.stderr)
-        with _stoppable():
+        print(f"waiting for all {_count_workers()} workers of TF_CONFIG", file=sys.stderr)
+        with _default_interrupt():
             return tf.distribute.MultiWorkerMirroredStrategy()
     raise ValueError(f"strategy is {name!r}, but must be {MIRRORED} or {MULTI_WORKER}")
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process, of those that train together, is the one that writes."""
+    """Return whether this process is the worker that writes the run's files."""
     return strategy.extended.should_checkpoint
 
 
-def many_workers(strategy: tf.distribute.Strategy) -> bool:
-    """Whether it is of processes that `TF_CONFIG` names."""
+def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Return whether the strategy spans the processes that `TF_CONFIG` names."""
     kind = tf.distribute.MultiWorkerMirroredStrategy
     return isinstance(strategy, kind) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
 
 
-def total(values: Any) -> Any:
-    """The sums over all replicas, of a structure of tensors; within a replica's step."""
+def all_reduce_sum(values: Any) -> Any:
+    """Sum a nested structure of tensors over all replicas. Call it within a replica's step."""
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return values
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def own(seed: tf.Tensor) -> tf.Tensor:
-    """A seed, int32 [2], made another for each replica; with one it stays."""
+def per_replica_seed(seed: tf.Tensor) -> tf.Tensor:
+    """Derive a per-replica seed, int32 [2]; unchanged with one replica."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return seed
     return tf.random.fold_in(seed, context.replica_id_in_sync_group)
 
 
-def meet(strategy: tf.distribute.Strategy) -> None:
-    """Waits until all workers are here."""
-    if many_workers(strategy):
+def barrier(strategy: tf.distribute.Strategy) -> None:
+    """Wait until all workers have called this function."""
+    if is_multi_worker(strategy):
         strategy.reduce(tf.distribute.ReduceOp.SUM, tf.constant(1.0), axis=None)
 
 
 @contextlib.contextmanager
-def losses_named(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """The loss of a worker is a ConnectionError of one line, in all the others.
+def one_line_worker_errors(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """When a worker dies, raise a one-line ConnectionError in the others.
 
-    A process that ends is noticed at once or by its heartbeats, which TensorFlow waits 10 seconds for, as is a machine
-    that no longer answers.
+    TensorFlow notices a process that exits at once. A machine that stops answering is noticed by its missing
+    heartbeats, after 10 seconds.
     """
     try:
         yield
     except tf.errors.OpError as error:
         aborted = re.search("Collective ops is aborted by: (.*)", error.message)
-        if not many_workers(strategy) or not (aborted or isinstance(error, LOST)):
+        if not is_multi_worker(strategy) or not (aborted or isinstance(error, LOST)):
             raise
         reason = (aborted[1] if aborted else error.message.partition("\n")[0]).rstrip(" :.")
         raise ConnectionError(
-            f"another worker was lost ({reason}); see what it said. All of them, started again with --init-from "
-            "resume, go on from the last checkpoint"
+            f"another worker was lost ({reason}); read that worker's error, then start all workers again with "
+            "--init-from resume to continue from the last checkpoint"
         ) from error
 
 
-def _count() -> int:
-    """How many workers `TF_CONFIG` names. ValueError where it isn't as it should be."""
+def _count_workers() -> int:
+    """Return the number of workers that `TF_CONFIG` names. Raises ValueError if `TF_CONFIG` is missing or invalid."""
     config = os.environ.get("TF_CONFIG")
     try:
         found = json.loads(config or "")
@@ -107,13 +112,17 @@ def _count() -> int:
         return sum(map(len, cluster.values()))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
-            f"TF_CONFIG is {config or 'not set'}, but must name the workers and which of them this is, as {EXAMPLE}"
+            f"TF_CONFIG is {config or 'not set'}, but must list the workers and say which of them this process is, "
+            f"for example {EXAMPLE}"
         ) from None
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """A Ctrl-C within ends the process, though TensorFlow waits and Python has no turn."""
+def _default_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end the process while TensorFlow waits.
+
+    TensorFlow waits in C++, so Python's own handler of SIGINT would not run until the wait is over.
+    """
     if not interrupt.comes_here():
         yield
         return

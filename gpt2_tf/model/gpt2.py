@@ -129,13 +129,13 @@ def merge_heads(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, seq, n_head * head_dim])
 
 
-def attention_mask(nd: tf.Tensor, ns: tf.Tensor, start: tf.Tensor | None = None) -> tf.Tensor:
+def attention_mask(nd: tf.Tensor, ns: tf.Tensor, pad_lengths: tf.Tensor | None = None) -> tf.Tensor:
     """Booleans [nd, ns]: which of ns columns each of the last nd may look at, itself and all before it.
 
-    With `start`, int [batch], they are [batch, 1, nd, ns], and none may look at what lies before its row's start.
+    With `pad_lengths`, int [batch], they are [batch, 1, nd, ns], and each row's left padding is masked too.
     """
     mask = tf.range(nd)[:, None] >= tf.range(ns) - ns + nd
-    return mask if start is None else mask & (tf.range(ns) >= start[:, None, None, None])
+    return mask if pad_lengths is None else mask & (tf.range(ns) >= pad_lengths[:, None, None, None])
 
 
 class Norm(keras.layers.Layer):
@@ -320,7 +320,7 @@ class GPT2(keras.Model):
             layer.build([*input_shape, n_embd])
 
     def call(self, tokens, training=None):
-        return self.logits(self.hidden(tokens, training=training)[0])
+        return self.logits(self.hidden_states(tokens, training=training)[0])
 
     def forward(self, tokens: tf.Tensor, past: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """OpenAI's `model()`: the logits, and what to keep so that the next tokens need not read these again.
@@ -336,40 +336,42 @@ class GPT2(keras.Model):
             ValueError: the tokens are no integers [batch, seq], or with the past longer than n_ctx. In a graph that
                 can't know the length, the latter is an InvalidArgumentError when it runs.
         """
-        h, full = self.hidden(tokens, None if past is None else kv_cache.unpack(past))
-        return {"logits": self.logits(h), "present": kv_cache.pack(kv_cache.last(full, tf.shape(tokens)[1]))}
+        h, full = self.hidden_states(tokens, None if past is None else kv_cache.from_past(past))
+        return {"logits": self.logits(h), "present": kv_cache.to_past(kv_cache.newest(full, tf.shape(tokens)[1]))}
 
-    def hidden(
+    def hidden_states(
         self,
         tokens: tf.Tensor,
-        past: kv_cache.Cache | None = None,
-        start: tf.Tensor | None = None,
+        past: kv_cache.KVCache | None = None,
+        pad_lengths: tf.Tensor | None = None,
         training: bool | None = None,
-    ) -> tuple[tf.Tensor, kv_cache.Cache]:
+    ) -> tuple[tf.Tensor, kv_cache.KVCache]:
         """The stack up to `ln_f`: [batch, seq, n_embd], and the cache of past and present.
 
-        Rows of fewer tokens are filled up on the left: `start`, int [batch], is the column, past and present counted,
-        where each row's text begins. What comes out for the columns before it has no meaning.
+        Shorter rows are left-padded: `pad_lengths`, int [batch], is the number of padding tokens at the start of each
+        row, `past` included. The outputs in those columns have no meaning.
         """
         tokens = tf.convert_to_tensor(tokens)
         self._check(tokens, past)
         seq = tokens.shape[1] or tf.shape(tokens)[1]
         n_past = 0 if past is None else kv_cache.length(past)
         # A graph's lengths may be unknown before; a slice beyond the end would be cut short without a word.
-        longest = n_past + seq - (0 if start is None else tf.reduce_min(start))
+        longest = n_past + seq - (0 if pad_lengths is None else tf.reduce_min(pad_lengths))
         tf.debugging.assert_less_equal(longest, self.hparams.n_ctx, "more tokens than the model's window, n_ctx")
-        if start is None:
+        if pad_lengths is None:
             positions = self.wpe[n_past : n_past + seq]
         else:
             positions = tf.gather(
-                tf.convert_to_tensor(self.wpe), tf.maximum(n_past + tf.range(seq) - start[:, None], 0)
+                tf.convert_to_tensor(self.wpe), tf.maximum(n_past + tf.range(seq) - pad_lengths[:, None], 0)
             )
-        h = tf.gather(self.head(), tokens) + tf.cast(positions, self.compute_dtype)
-        seed = distribute.own(tf.cast(self.seeds.next(), tf.int32)) if training and self.hparams.dropout else None
+        h = tf.gather(self.tied_embedding(), tokens) + tf.cast(positions, self.compute_dtype)
+        seed = None
+        if training and self.hparams.dropout:
+            seed = distribute.per_replica_seed(tf.cast(self.seeds.next(), tf.int32))
         h = dropout(h, self.hparams.dropout, seed, 0)
-        mask = attention_mask(seq, n_past + seq, start)
+        mask = attention_mask(seq, n_past + seq, pad_lengths)
         if past is not None and tokens.shape[1] != 1:  # pieces are of use for one token alone
-            past = kv_cache.join(past)
+            past = kv_cache.concat(past)
         presents = []
         for i, block in enumerate(self.h):
             block_seed = seed if seed is None else tf.random.fold_in(seed, 1 + i)
@@ -382,7 +384,7 @@ class GPT2(keras.Model):
 
     def logits(self, h: tf.Tensor) -> tf.Tensor:
         """[batch, seq, n_embd] -> [batch, seq, n_vocab]; the head is `wte` again."""
-        wte = self.head()
+        wte = self.tied_embedding()
         if h.shape[1] != 1:
             x = tf.matmul(h, wte, transpose_b=True)
         elif h.shape[0] == 1:  # twice: two rows take less time than one
@@ -435,12 +437,14 @@ class GPT2(keras.Model):
         if self.loss is not None:
             return super().train_step(data)
         tokens, targets = unpacked(data)
-        count = distribute.total(tf.reduce_sum(tf.cast(targets >= 0, tf.float32)))
+        count = distribute.all_reduce_sum(tf.reduce_sum(tf.cast(targets >= 0, tf.float32)))
 
         def gradients(tokens, targets):
             with tf.GradientTape() as tape:
-                h = self.hidden(tokens, training=True)[0]
-                loss = cross_entropy(h, self.head(), targets, training=True, frozen=bool(self.lora_rank)) / count
+                h = self.hidden_states(tokens, training=True)[0]
+                loss = (
+                    cross_entropy(h, self.tied_embedding(), targets, training=True, frozen=bool(self.lora_rank)) / count
+                )
                 scaled = self.optimizer.scale_loss(loss)
             return loss, tape.gradient(scaled, self.trainable_variables)
 
@@ -455,7 +459,7 @@ class GPT2(keras.Model):
                 return i + 1, tf.nest.map_structure(tf.add, sums, gradients(tokens[i], targets[i]))
 
             _, (loss, total) = tf.while_loop(lambda i, _: i < n, add, (0, zeros), parallel_iterations=1)
-        loss, total = distribute.total((loss, total))
+        loss, total = distribute.all_reduce_sum((loss, total))
         self.optimizer.apply(total, self.trainable_variables)
         return self._result(loss, count)
 
@@ -464,15 +468,15 @@ class GPT2(keras.Model):
             return super().test_step(data)
         tokens, targets = unpacked(data)
         count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-        nats = cross_entropy(self.hidden(tokens, training=False)[0], self.head(), targets)
-        nats, count = distribute.total((nats, count))
+        nats = cross_entropy(self.hidden_states(tokens, training=False)[0], self.tied_embedding(), targets)
+        nats, count = distribute.all_reduce_sum((nats, count))
         return self._result(nats / count, count)
 
     def _result(self, loss: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """What a step returns: the mean loss of the epoch's targets so far."""
         self._loss_tracker.update_state(loss, sample_weight=count)
         result = self.get_metrics_result()
-        if distribute.many_workers(self.distribute_strategy):  # of which Keras takes the mean over an axis
+        if distribute.is_multi_worker(self.distribute_strategy):  # of which Keras takes the mean over an axis
             result = {name: value[None] for name, value in result.items()}
         return result
 
@@ -494,13 +498,13 @@ class GPT2(keras.Model):
             del traces[next(iter(traces))]
         return traces[key]
 
-    def head(self) -> tf.Tensor:
+    def tied_embedding(self) -> tf.Tensor:
         """`wte` in the dtype that the model computes in, [n_vocab, n_embd]."""
         # Its value, since a gather from the variable itself makes every other read of it a copy; and cast by hand,
         # since Keras casts under `call` alone, and `forward` must give the same numbers.
         return tf.cast(tf.convert_to_tensor(self.wte), self.compute_dtype)
 
-    def _check(self, tokens: tf.Tensor, past: kv_cache.Cache | None) -> None:
+    def _check(self, tokens: tf.Tensor, past: kv_cache.KVCache | None) -> None:
         if tokens.shape.rank != 2 or not tokens.dtype.is_integer:
             raise ValueError(f"tokens are {tokens.dtype.name} {tokens.shape}, but must be integers [batch, seq]")
         known = (tokens.shape[1] or 0) + sum(k.shape[2] or 0 for k, _ in (past[0] if past else ()))

@@ -1,78 +1,93 @@
-"""The key/value cache: for each block its pieces, one behind the other, each `(k, v)`, [batch, n_head, seq, head_dim].
+"""The key/value cache: the attention's keys and values of all earlier tokens, so that they are computed once.
 
-It grows by concatenation, as OpenAI's does, which copies the last piece: one piece is enough, but a long text is
-written faster with a second, short one. OpenAI's `past` and `present` are the same numbers in one tensor,
-[batch, n_layer, 2, n_head, seq, head_dim]: `pack` and `unpack` turn one into the other.
+A `KVCache` has one entry per block. The entry is a tuple of segments, each a pair `(k, v)` of tensors
+[batch, n_head, seq, head_dim]; the segments lie one behind the other along `seq`.
+
+New tokens are appended by `tf.concat`, as in OpenAI's code. `tf.concat` copies the segment that it extends, so a long
+text is written faster with two segments: a long one, which is not copied, and a tail of at most `TAIL_TOKENS` tokens.
+
+OpenAI's `past` and `present` hold the same numbers in one tensor, [batch, n_layer, 2, n_head, seq, head_dim].
+`to_past` and `from_past` convert between the two forms.
 """
 
 import tensorflow as tf
 
 from gpt2_tf.hparams import HParams
 
-Pieces = tuple[tuple[tf.Tensor, tf.Tensor], ...]
-Cache = tuple[Pieces, ...]
+Segments = tuple[tuple[tf.Tensor, tf.Tensor], ...]
+KVCache = tuple[Segments, ...]
 
-SHORT = 32  # tokens; a copy of so many takes next to nothing
+TAIL_TOKENS = 32  # Copying a tail of this length at each step takes no measurable time.
 
 
-def append(past: Pieces | None, k: tf.Tensor, v: tf.Tensor) -> Pieces:
-    """One block's past keys and values, the new ones at the end of its last piece."""
+def append(past: Segments | None, k: tf.Tensor, v: tf.Tensor) -> Segments:
+    """Append one block's new keys and values to its last segment."""
     if past is None:
         return ((k, v),)
-    *before, (last_k, last_v) = past
-    return (*before, (tf.concat([last_k, k], axis=2), tf.concat([last_v, v], axis=2)))
+    *earlier, (last_k, last_v) = past
+    return (*earlier, (tf.concat([last_k, k], axis=2), tf.concat([last_v, v], axis=2)))
 
 
-def empty(hparams: HParams, batch: int, dtype: str) -> Cache:
-    """Before anything is read."""
+def empty(hparams: HParams, batch: int, dtype: str) -> KVCache:
+    """Return a cache of zero tokens."""
     key = tf.zeros([batch, hparams.n_head, 0, hparams.head_dim], dtype)
     return tuple(((key, key),) for _ in range(hparams.n_layer))
 
 
-def length(cache: Cache) -> tf.Tensor | int:
-    """How many tokens it holds."""
+def length(cache: KVCache) -> tf.Tensor | int:
+    """Return the number of cached tokens: an int where the shape is known, an int32 scalar tensor otherwise."""
     return sum(k.shape[2] if k.shape[2] is not None else tf.shape(k)[2] for k, _ in cache[0])
 
 
-def join(cache: Cache) -> Cache:
-    """The same in one piece."""
-    return tuple((tuple(tf.concat(parts, axis=2) for parts in zip(*pieces, strict=True)),) for pieces in cache)
+def concat(cache: KVCache) -> KVCache:
+    """Return the same cache with one segment per block."""
+    return tuple((tuple(tf.concat(parts, axis=2) for parts in zip(*segments, strict=True)),) for segments in cache)
 
 
-def divide(cache: Cache) -> Cache:
-    """The same in two pieces, the second of which is short."""
+def split_tail(cache: KVCache) -> KVCache:
+    """Return the same cache with two segments per block, the second of at most `TAIL_TOKENS` tokens."""
     if len(cache[0]) == 2:
-        short = tf.shape(cache[0][1][0])[2] <= SHORT
-        return tf.cond(short, lambda: cache, lambda: divide(join(cache)))
-    return tuple((*pieces, tuple(part[:, :, :0] for part in pieces[0])) for pieces in cache)
+        short = tf.shape(cache[0][1][0])[2] <= TAIL_TOKENS
+        return tf.cond(short, lambda: cache, lambda: split_tail(concat(cache)))
+    return tuple((*segments, tuple(part[:, :, :0] for part in segments[0])) for segments in cache)
 
 
-def first(cache: Cache, seq: tf.Tensor | int) -> Cache:
-    """The cache of the first `seq` tokens alone, in one piece."""
-    return tuple(((k[:, :, :seq], v[:, :, :seq]),) for ((k, v),) in join(cache))
+def truncate(cache: KVCache, seq: tf.Tensor | int) -> KVCache:
+    """Keep the first `seq` tokens, in one segment per block."""
+    return tuple(((k[:, :, :seq], v[:, :, :seq]),) for ((k, v),) in concat(cache))
 
 
-def last(cache: Cache, seq: tf.Tensor | int) -> Cache:
-    """The part of the cache that the last `seq` tokens gave, in one piece."""
-    return tuple(((k[:, :, -seq:], v[:, :, -seq:]),) for ((k, v),) in join(cache))
+def newest(cache: KVCache, seq: tf.Tensor | int) -> KVCache:
+    """Keep the last `seq` tokens, in one segment per block."""
+    return tuple(((k[:, :, -seq:], v[:, :, -seq:]),) for ((k, v),) in concat(cache))
 
 
-def reorder(cache: Cache, rows: tf.Tensor) -> Cache:
-    """The cache of these rows of the batch, int [any], in this order; a row may come several times, or not at all."""
+def reorder(cache: KVCache, rows: tf.Tensor) -> KVCache:
+    """Gather rows of the batch.
+
+    Args:
+        rows: row numbers, int [any]. A row may appear several times or not at all.
+    """
     return tf.nest.map_structure(lambda part: tf.gather(part, rows), cache)
 
 
-def pack(cache: Cache) -> tf.Tensor:
-    """The cache as OpenAI's `past`, [batch, n_layer, 2, n_head, seq, head_dim]."""
-    return tf.stack([tf.stack(key_value, axis=1) for (key_value,) in join(cache)], axis=1)
+def to_past(cache: KVCache) -> tf.Tensor:
+    """Convert a cache to OpenAI's `past`, [batch, n_layer, 2, n_head, seq, head_dim]."""
+    return tf.stack([tf.stack(key_value, axis=1) for (key_value,) in concat(cache)], axis=1)
 
 
-def unpack(past: tf.Tensor) -> Cache:
-    """OpenAI's `past`, [batch, n_layer, 2, n_head, seq, head_dim], as a cache of one piece."""
+def from_past(past: tf.Tensor) -> KVCache:
+    """Convert OpenAI's `past`, [batch, n_layer, 2, n_head, seq, head_dim], to a cache of one segment per block."""
     return tuple(((layer[:, 0], layer[:, 1]),) for layer in tf.unstack(past, axis=1))
 
 
-def spec(hparams: HParams, dtype: str, batch: int | None = None, pieces: int = 1) -> tuple:
-    """The specs of a cache of any length, nested like the cache; `batch` None is any."""
+def tensor_specs(hparams: HParams, dtype: str, batch: int | None = None, segments: int = 1) -> tuple:
+    """Return the `tf.TensorSpec`s of a cache of any length, nested like the cache.
+
+    Args:
+        dtype: the dtype that the model computes in, `model.compute_dtype`.
+        batch: number of rows; None (the default) allows any number.
+        segments: segments per block: 1 (the default), or 2 for a cache that `split_tail` returned.
+    """
     key = tf.TensorSpec([batch, hparams.n_head, None, hparams.head_dim], dtype)
-    return tuple(((key, key),) * pieces for _ in range(hparams.n_layer))
+    return tuple(((key, key),) * segments for _ in range(hparams.n_layer))

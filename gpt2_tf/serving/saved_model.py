@@ -403,7 +403,7 @@ class Signatures:
         zeros, past = tf.zeros_like(start), prefill(self.model, tokens, start=start)
         state = State(tokens, start, past, zeros, zeros, tf.cast(noise[:, :0], tf.float32))
         text = tf.fill(tf.shape(start), b"")
-        past = kv_cache.spec(self.model.hparams, self.model.compute_dtype, tokens.shape[0], pieces=2)
+        past = kv_cache.tensor_specs(self.model.hparams, self.model.compute_dtype, tokens.shape[0], segments=2)
         shapes = State(columns, rows, tf.nest.map_structure(lambda spec: spec.shape, past), rows, rows, columns)
         stopping = tf.reduce_any(stop != b"")
 
@@ -424,8 +424,8 @@ class Signatures:
             return i + 1, state._replace(start=start), text
 
         def next_steps(i, state, text):
-            last = i + kv_cache.SHORT
-            state = state._replace(past=kv_cache.divide(state.past))
+            last = i + kv_cache.TAIL_TOKENS
+            state = state._replace(past=kv_cache.split_tail(state.past))
             return tf.while_loop(
                 lambda i, state, text: (i < last) & going(i, state, text),
                 next_step,
@@ -433,7 +433,7 @@ class Signatures:
                 (tf.TensorShape([]), shapes, rows),
             )
 
-        state = state._replace(past=kv_cache.divide(state.past))
+        state = state._replace(past=kv_cache.split_tail(state.past))
         _, state, text = tf.while_loop(going, next_steps, (0, state, text), (tf.TensorShape([]), shapes, rows))
         return text, state.tokens[:, tf.shape(tokens)[1] :], state.logprobs, state.stop == STOPPED
 
@@ -457,10 +457,10 @@ class Signatures:
         with tf.control_dependencies([require]):
             tokens, start = _pad(ids)
         tokens, targets = tokens[:, :-1], tokens[:, 1:]
-        h, _ = self.model.hidden(tokens, start=start)
+        h, _ = self.model.hidden_states(tokens, pad_lengths=start)
         none = tf.zeros([self.model.hparams.n_vocab], tf.bool)
         logprobs, _, _ = likelihood(
-            tf.reshape(h, [-1, h.shape[-1]]), self.model.head(), tf.reshape(targets, [-1]), none
+            tf.reshape(h, [-1, h.shape[-1]]), self.model.tied_embedding(), tf.reshape(targets, [-1]), none
         )
         logprobs = tf.reshape(logprobs, tf.shape(targets))
         seq = tf.shape(targets)[1]
@@ -494,7 +494,7 @@ class Signatures:
         require = _require((seq >= 1) & (seq <= n_ctx), f"there must be 1 to {n_ctx} ids in a row; there are:", seq)
         with tf.control_dependencies([self._require_batch(ids), self._require_ids(ids), require]):
             ids = tf.identity(ids)
-        return {"logits": tf.cast(self.model.logits(self.model.hidden(ids)[0]), tf.float32)}
+        return {"logits": tf.cast(self.model.logits(self.model.hidden_states(ids)[0]), tf.float32)}
 
     def _checked(self, text: tf.Tensor) -> tf.Tensor:
         with tf.control_dependencies([self._require_batch(text)]):

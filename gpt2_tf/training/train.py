@@ -123,14 +123,14 @@ def run(
         raise ValueError(
             "a run goes on with the data that it began with; leave out FILES and what says how to read them"
         )
-    strategy = strategy or distribute.strategy(None)
+    strategy = strategy or distribute.make_strategy(None)
     chief = distribute.is_chief(strategy)
     if chief and init_from != RESUME:
         _check_new(files, out)
         out.mkdir(parents=True, exist_ok=True)
     with prepare.alone(out) if chief and out.exists() else contextlib.nullcontext():
         if not chief:
-            distribute.meet(strategy)  # by then the chief has begun the run
+            distribute.barrier(strategy)  # by then the chief has begun the run
         if init_from == RESUME or not chief:
             settings, prepared = _read_run(out, settings, strategy)
         else:
@@ -146,7 +146,7 @@ def run(
                 given=settings,
             )
         if chief:
-            distribute.meet(strategy)
+            distribute.barrier(strategy)
         keras.utils.set_random_seed(settings.seed)  # for the adapters
         with strategy.scope():
             model = GPT2.from_checkpoint(
@@ -406,11 +406,11 @@ def fit(
                 train = shared(data.train, seed=settings.seed, start=done)
     except KeyboardInterrupt as stop:
         # A step that failed since the other workers were stopped too may have changed a part of the weights.
-        if not (distribute.many_workers(strategy) and isinstance(stop.__context__, tf.errors.OpError)):
+        if not (distribute.is_multi_worker(strategy) and isinstance(stop.__context__, tf.errors.OpError)):
             save_last()
         raise
     save_last()
-    distribute.meet(strategy)  # none leaves, which the others would take for a failure, while one is at work
+    distribute.barrier(strategy)  # none leaves, which the others would take for a failure, while one is at work
 
 
 def resumed(model: GPT2, out: Path, state: dict[str, tf.Variable]) -> int:

@@ -148,7 +148,7 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32(mixed, mode
     assert {name for name, dtype in layers.items() if dtype == "float32"} == {"ln_1", "ln_2", "ln_f"}
     logits = mixed(tokens)
     assert logits.dtype == mixed.forward(tokens)["logits"].dtype == tf.float32
-    assert mixed.hidden(tokens)[0].dtype == tf.bfloat16
+    assert mixed.hidden_states(tokens)[0].dtype == tf.bfloat16
     np.testing.assert_array_equal(mixed.forward(tokens)["logits"], logits)
     error = np.abs(logits - model(tokens)).max()
     assert 1e-3 < error < 0.2  # bfloat16 has 8 bits: it must differ, and not by much
@@ -380,8 +380,8 @@ def test_a_step_is_of_the_adapters_alone(adapted, batch, dtype, rtol):
     """Their gradients are those of the merged weights, by the chain rule; tolerances as above."""
     (model, merged), hparams = adapted, adapted[0].hparams
     with tf.GradientTape() as tape:
-        h = merged.hidden(batch[0])[0]
-        loss = cross_entropy(h, merged.head(), batch[1]) / np.sum(batch[1] >= 0)
+        h = merged.hidden_states(batch[0])[0]
+        loss = cross_entropy(h, merged.tied_embedding(), batch[1]) / np.sum(batch[1] >= 0)
     named = merged.named_weights()
     gradients = dict(zip(named, tape.gradient(loss, [v.value for v in named.values()]), strict=True))
     trained = GPT2(hparams, lora_rank=8, remat=dtype is not None, dtype=dtype)

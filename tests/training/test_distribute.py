@@ -114,7 +114,7 @@ from gpt2_tf import GPT2, HParams, replicas, train
 texts, out = map(Path, sys.argv[1:3])
 sys.path.insert(0, sys.argv[3])
 from test_train import At, Stopped, begin, stop
-strategy = replicas.strategy("mirrored")
+strategy = replicas.make_strategy("mirrored")
 assert strategy.num_replicas_in_sync == 2
 
 begin(texts, out / "whole", strategy=strategy)
@@ -135,7 +135,7 @@ with strategy.scope():
     model = GPT2(HParams(n_vocab=30, n_ctx=8, n_embd=16, n_head=2, n_layer=1, dropout=0.5))
 same = tf.ones([1, 8], tf.int32)
 for training in (False, True):
-    step = tf.function(lambda: strategy.run(lambda: model.hidden(same, training=training)[0]))
+    step = tf.function(lambda: strategy.run(lambda: model.hidden_states(same, training=training)[0]))
     first, second = strategy.experimental_local_results(step())
     assert np.allclose(first, second) != training
 seeds = [value.numpy().tolist() for value in strategy.experimental_local_results(model.seeds.state.value)]
@@ -203,10 +203,10 @@ def test_where_a_worker_is_lost_the_others_end_and_a_restart_goes_on(texts, tmp_
                 worker.communicate()
         assert workers[1 - lost].returncode == 1
         message = (
-            r"gpt2-tf: error: another worker was lost \(.{5,200}\); see what it said\. All of them, started again "
+            r"gpt2-tf: error: another worker was lost \(.{5,200}\); read that worker's error, then start all workers "
         )
         assert re.fullmatch(
-            rf"{message}with --init-from resume, go on from the last checkpoint", shown.splitlines()[-1]
+            rf"{message}again with --init-from resume to continue from the last checkpoint", shown.splitlines()[-1]
         )
         assert "Traceback" not in shown and step <= train.last(out) < 200
     for worker in run(out, "train", "--init-from", "resume"):
@@ -247,7 +247,8 @@ def test_mistakes_in_tf_config(config, texts, tmp_path, monkeypatch, capfd):
     assert main([*command(texts, tmp_path / "out", "windows"), "--strategy", "multi-worker"]) == 1
     shown = capfd.readouterr().err
     assert shown.splitlines()[-1] == (
-        f"gpt2-tf: error: TF_CONFIG is {config or 'not set'}, but must name the workers and which of them this is, as "
+        f"gpt2-tf: error: TF_CONFIG is {config or 'not set'}, but must list the workers and say which of them this "
+        "process is, for example "
         '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
     )
     assert not (tmp_path / "out").exists()
