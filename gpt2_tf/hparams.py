@@ -6,6 +6,8 @@ import os
 from numbers import Integral, Real
 from pathlib import Path
 
+from gpt2_tf.files.atomic import atomic_write
+
 # n_embd, n_head, n_layer; every size shares n_vocab 50257 and n_ctx 1024.
 SIZES = {
     "124M": (768, 12, 12),
@@ -175,6 +177,4 @@ class HParams:
 
     def to_json(self, path: str | os.PathLike) -> None:
         """Writes an `hparams.json`, whole or not at all."""
-        part = Path(f"{path}.part")
-        part.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        atomic_write(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())

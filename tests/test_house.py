@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up; those of one floor don't import each other.
 FLOORS = [
     {"gpt2_tf.lazy", "gpt2_tf.former_names"},
-    {"encoder", "gpt2_tf.hparams", "gpt2_tf.files"},
+    {"gpt2_tf.files"},
+    {"encoder", "gpt2_tf.hparams"},
     {"gpt2_tf.data", "gpt2_tf.weights"},
     {"gpt2_tf.model"},
     {"gpt2_tf.generation", "gpt2_tf.pretrained"},
