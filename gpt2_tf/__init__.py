@@ -20,6 +20,7 @@ public_names(
     {
         "HParams": "gpt2_tf.hparams:HParams",
         "GPT2": "gpt2_tf.model.gpt2:GPT2",
+        "SamplingParams": "gpt2_tf.generation.params:SamplingParams",
         "sample_sequence": "gpt2_tf.generation.decoding:sample_sequence",
         "generate": "gpt2_tf.generation.generate:generate",
         "stream": "gpt2_tf.generation.generate:stream",

@@ -9,8 +9,8 @@ import pytest
 
 import gpt2_tf
 
-PUBLIC = ["Completion", "GPT2", "HParams", "beam_search", "from_keras_nlp", "generate", "load", "sample_sequence"]
-PUBLIC += ["score", "stream", "to_keras_nlp"]
+PUBLIC = ["Completion", "GPT2", "HParams", "SamplingParams", "beam_search", "from_keras_nlp", "generate", "load"]
+PUBLIC += ["sample_sequence", "score", "stream", "to_keras_nlp"]
 
 
 def python(script: str, **env: str) -> subprocess.CompletedProcess:
@@ -21,7 +21,9 @@ def python(script: str, **env: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("script", ["import gpt2_tf", "import gpt2_tf; dir(gpt2_tf)", "from gpt2_tf import HParams"])
+@pytest.mark.parametrize(
+    "script", ["import gpt2_tf", "import gpt2_tf; dir(gpt2_tf)", "from gpt2_tf import HParams, SamplingParams"]
+)
 def test_import_is_quick(script):
     heavy = "{'tensorflow', 'keras', 'numpy', 'tiktoken', 'requests'}"
     ran = python(f"import sys; {script}; assert not {heavy} & set(sys.modules), set(sys.modules)")

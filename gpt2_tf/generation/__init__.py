@@ -5,6 +5,7 @@ from gpt2_tf.lazy import public_names
 public_names(
     __name__,
     {
+        "SamplingParams": "gpt2_tf.generation.params:SamplingParams",
         "generate": "gpt2_tf.generation.generate:generate",
         "stream": "gpt2_tf.generation.generate:stream",
         "score": "gpt2_tf.generation.generate:score",
