@@ -131,21 +131,22 @@ def fitting(found: list[dict], enc, n_ctx: int) -> list[dict]:
 
 def measure(name: str, text: str, model, enc, stride: int | None, batch_size: int) -> dict[str, float | dict]:
     """A column's figures; for LAMBADA two, and all ways."""
-    from gpt2_tf.evaluation import evaluate
+    from gpt2_tf import evaluation
+    from gpt2_tf.evaluation.examples import read_examples
 
     settings = {"batch_size": batch_size, "bar": True}
     if name == "lambada":
-        found = evaluate.lambada(model, enc, evaluate.read(text, name, "lambada"), **settings, name=name)
+        found = evaluation.lambada(model, enc, read_examples(text, name, "lambada"), **settings, name=name)
         accuracy = 100 * found["last_word_filtered"]["accuracy"]
         return {"lambada-ppl": found["last_word"]["perplexity"] or math.inf, "lambada-acc": accuracy, "ways": found}
     if name.startswith("cbt"):
-        found = evaluate.choice(model, enc, fitting(questions(text), enc, model.hparams.n_ctx), **settings, name=name)
+        found = evaluation.choice(model, enc, fitting(questions(text), enc, model.hparams.n_ctx), **settings, name=name)
         return {name: 100 * found["accuracy"]["full"]}
     if name in ("enwik8", "text8"):
-        return {name: evaluate.perplexity(model, enc, text, stride=stride, **settings)["bits_per_byte"]}
+        return {name: evaluation.perplexity(model, enc, text, stride=stride, **settings)["bits_per_byte"]}
     detokenize: Callable[[str], str] = {"ptb": ptb, "1bw": joined}.get(name, wikitext)
     if name != "1bw":
-        nats = evaluate.perplexity(model, enc, detokenize(text), stride=stride, **settings)["nats"]
+        nats = evaluation.perplexity(model, enc, detokenize(text), stride=stride, **settings)["nats"]
     else:
         lines = [line for line in detokenize(text).splitlines() if line]
         nats = -sum(sum(scores) for scores in gpt2_tf.score(model, enc, lines, batch_size=batch_size))

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2_tf import HParams, load, sample_sequence, score
-from gpt2_tf.evaluation import evaluate
+from gpt2_tf import HParams, evaluation, load, sample_sequence, score
 
 folder = importlib.import_module("gpt2_tf.pretrained.load")
 
@@ -201,15 +200,15 @@ def test_the_papers_table(tiny, tiny_folder, monkeypatch, capsys, tmp_path):
     header, _, figures, paper, *_, ways = capsys.readouterr().out.splitlines()
     assert header == "| model | LAMBADA PPL | LAMBADA ACC | CBT-CN ACC | WikiText2 PPL | text8 BPC | 1BW PPL |"
     assert paper == "| the paper | 15.60 | 55.48 | 92.35 | 22.76 | 1.06 | 55.72 |"
-    lambada = evaluate.lambada(model, enc, ["The quick brown fox", "over the lazy dog"])
+    lambada = evaluation.lambada(model, enc, ["The quick brown fox", "over the lazy dog"])
     assert f"last token {100 * lambada['last_token']['accuracy']:.2f}%" in ways
-    wiki = evaluate.perplexity(model, enc, "\n= The fox =\n\nThe dog, he didn't sleep-walk.\n")["nats"]
+    wiki = evaluation.perplexity(model, enc, "\n= The fox =\n\nThe dog, he didn't sleep-walk.\n")["nats"]
     expected = [
         lambada["last_word"]["perplexity"],
         100 * lambada["last_word_filtered"]["accuracy"],
-        100 * evaluate.choice(model, enc, script["questions"](QUESTION))["accuracy"]["full"],
+        100 * evaluation.choice(model, enc, script["questions"](QUESTION))["accuracy"]["full"],
         np.exp(wiki / (14 + 4)),
-        evaluate.perplexity(model, enc, files["text8"])["bits_per_byte"],
+        evaluation.perplexity(model, enc, files["text8"])["bits_per_byte"],
         np.exp(-sum(map(sum, score(model, enc, ["The dog jumps.", "The fox, too."]))) / (9 + 2)),
     ]
     assert figures == "| 345M | " + " | ".join(f"{value:.2f}" for value in expected) + " |"

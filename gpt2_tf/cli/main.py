@@ -208,12 +208,12 @@ def evaluate(args: argparse.Namespace) -> None:
         from gpt2_tf import load
 
         model, enc = load(place)
-        from gpt2_tf.evaluation import evaluate
+        from gpt2_tf.evaluation.report import report
 
-        report = evaluate.report(model, enc, args.task, text, name, settings, record)
-        if report is not None:
-            report["model"] = {"name": args.model or "shakespeare", "digest": digest, **report["model"]}
-            lines = json.dumps(report, indent=2)
+        found = report(model, enc, args.task, text, name, settings, record)
+        if found is not None:
+            found["model"] = {"name": args.model or "shakespeare", "digest": digest, **found["model"]}
+            lines = json.dumps(found, indent=2)
             if record is None:
                 print(lines)
             else:

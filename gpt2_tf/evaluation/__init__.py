@@ -5,8 +5,8 @@ from gpt2_tf.lazy import public_names
 public_names(
     __name__,
     {
-        "perplexity": "gpt2_tf.evaluation.evaluate:perplexity",
-        "lambada": "gpt2_tf.evaluation.evaluate:lambada",
-        "choice": "gpt2_tf.evaluation.evaluate:choice",
+        "perplexity": "gpt2_tf.evaluation.perplexity:perplexity",
+        "lambada": "gpt2_tf.evaluation.lambada:lambada",
+        "choice": "gpt2_tf.evaluation.multiple_choice:choice",
     },
 )

@@ -24,7 +24,7 @@ except ImportError as error:
 from tqdm import tqdm
 
 from encoder.bpe import END_OF_TEXT
-from gpt2_tf.evaluation.evaluate import windows
+from gpt2_tf.evaluation.perplexity import windows
 from gpt2_tf.generation import stop_strings
 from gpt2_tf.generation.decoding import Noise, draw_seed, extend
 from gpt2_tf.generation.generate import Sample

@@ -22,9 +22,8 @@ from typing import NamedTuple
 import pytest
 
 import gpt2_tf
-from gpt2_tf import GPT2, HParams, __version__
+from gpt2_tf import GPT2, HParams, __version__, evaluation
 from gpt2_tf.cli.main import BUNDLED_NOTICE, BUNDLED_VOCABULARY_NOTICE, main
-from gpt2_tf.evaluation import evaluate
 from gpt2_tf.pretrained import download as download_model
 from gpt2_tf.weights.tensor_bundle import read_index
 
@@ -572,7 +571,7 @@ def test_evaluate_perplexity(cli, tiny_folder, loaded, tmp_path):
     (tmp_path / "text").write_bytes(TEXT)
     options = ("--model", tiny_folder, "--window", 16, "--stride", 4, "--batch-size", 2)
     report = results_of(cli("evaluate", "perplexity", tmp_path / "text", *options))
-    assert report["results"] == evaluate.perplexity(*loaded, TEXT.decode(), window=16, stride=4, batch_size=2)
+    assert report["results"] == evaluation.perplexity(*loaded, TEXT.decode(), window=16, stride=4, batch_size=2)
     assert report["settings"] == {"window": 16, "stride": 4, "batch_size": 2}
     assert report["file"]["name"] == str(tmp_path / "text") and report["file"]["bytes"] == len(TEXT)
     assert (report["model"]["name"], report["model"]["digest"]) == (str(tiny_folder), folder.fingerprint(tiny_folder))
@@ -584,10 +583,10 @@ def test_evaluate_lambada_and_choice(cli, tiny_folder, loaded):
     texts = ["The quick brown fox", "over the lazy dog"]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     report = results_of(cli("evaluate", "lambada", "-", "--model", tiny_folder, stdin=lines))
-    assert report["task"] == "lambada" and report["results"] == evaluate.lambada(*loaded, texts)
+    assert report["task"] == "lambada" and report["results"] == evaluation.lambada(*loaded, texts)
     question = {"context": "The quick", "choices": [" brown", " dog"], "answer": 0, "ending": " fox"}
     report = results_of(cli("evaluate", "choice", "-", "--model", tiny_folder, stdin=json.dumps(question).encode()))
-    assert report["task"] == "choice" and report["results"] == evaluate.choice(*loaded, [question])
+    assert report["task"] == "choice" and report["results"] == evaluation.choice(*loaded, [question])
 
 
 @pytest.mark.parametrize("task", ["perplexity", "lambada", "choice"])

@@ -14,8 +14,12 @@ from oracles import reference
 from oracles.random_model import is_freed_after, random_model
 
 from gpt2_tf import HParams, load
-from gpt2_tf.evaluation import evaluate
-from gpt2_tf.evaluation.evaluate import STOP_WORDS, choice, lambada, perplexity, read, report, windows
+from gpt2_tf.evaluation import scoring
+from gpt2_tf.evaluation.examples import read_examples
+from gpt2_tf.evaluation.lambada import STOP_WORDS, lambada
+from gpt2_tf.evaluation.multiple_choice import choice
+from gpt2_tf.evaluation.perplexity import perplexity, windows
+from gpt2_tf.evaluation.report import report
 from gpt2_tf.generation.likelihood import Likelihood, Row, likelihoods
 from gpt2_tf.model import loss
 
@@ -199,7 +203,7 @@ def test_each_way_of_lambada_counts_its_own(model, enc, monkeypatch):
         called["never"] = never
         return iter(scores)
 
-    monkeypatch.setattr(evaluate, "likelihoods", likelihoods)
+    monkeypatch.setattr(scoring, "likelihoods", likelihoods)
     found = lambada(model, enc, TEXTS)
     assert found["last_word"] == {"accuracy": 2 / 6, "perplexity": pytest.approx(math.exp(11 / 6))}
     assert found["last_word_filtered"] == {"accuracy": 3 / 6}
@@ -289,7 +293,7 @@ CHOICE = '{"context": "a", "choices": ["b", "c"], "answer": 0}'
 )
 def test_a_file_that_is_wrong_is_said_by_its_line(task, text, error):
     with pytest.raises(ValueError, match=error.replace("(", r"\(").replace(")", r"\)").replace(r"\(.*\)", ".*")):
-        read(text, "f", task)
+        read_examples(text, "f", task)
 
 
 def test_what_does_not_fit_is_said(model, enc):

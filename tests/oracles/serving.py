@@ -1,6 +1,6 @@
 """Answers requests from an export as TensorFlow Serving does, in a process that has TensorFlow alone.
 
-    python tests/serving.py FOLDER
+    python tests/oracles/serving.py FOLDER
 
 A line of stdin is a REST request's body, {"signature_name": ..., "instances": [...]} or {..., "inputs": {...}}, and a
 line of stdout the answer's, {"predictions": [...]}, {"outputs": ...} or {"error": ...}:

@@ -19,7 +19,10 @@ from oracles.random_model import random_model
 from tensorflow.core.protobuf import saved_model_pb2
 
 from gpt2_tf import HParams, generate, score
-from gpt2_tf.serving.saved_model import Limits, _check, _in_dtype, _warm_up, export
+from gpt2_tf.serving.check import check_export
+from gpt2_tf.serving.saved_model import _in_dtype, export
+from gpt2_tf.serving.signatures import Limits
+from gpt2_tf.serving.tensorflow_serving import write_warm_up_requests
 
 TF220 = "GPT2_TF_TF220_PYTHON"
 PROMPTS = ["them", "", "the then them", "🎈 x", "th"]
@@ -31,7 +34,7 @@ class Process:
 
     def __init__(self, folder: Path, python: str = sys.executable):
         env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KERAS_BACKEND")}
-        script = Path(__file__).with_name("serving.py").read_text()
+        script = Path(__file__).parents[1].joinpath("oracles", "serving.py").read_text()
         command = [python, "-c", script, str(folder)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
@@ -557,19 +560,19 @@ def test_check_compares_with_the_model(exported, lively, enc, tmp_path):
     from oracles.random_model import random_model
 
     limits = Limits(6, 20, MAX_BATCH, 1.0, 0, 1.0, 0)
-    _check(lively, enc, limits, exported)
+    check_export(lively, enc, limits, exported)
     with pytest.raises(ValueError, match=r"the export answers .* but the model"):
-        _check(random_model(lively.hparams, seed=9), enc, limits, exported)
+        check_export(random_model(lively.hparams, seed=9), enc, limits, exported)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="can't be loaded and run: "):
-        _check(lively, enc, limits, tmp_path / "empty")
+        check_export(lively, enc, limits, tmp_path / "empty")
     assert export(lively, enc, tmp_path / "checked", dtype="bfloat16", check=True).name == "1"
 
 
 def test_without_the_extra_a_line_says_what_is_left_out(tmp_path, monkeypatch, capsys):
     for name in ("tensorflow_serving", "tensorflow_serving.apis"):
         monkeypatch.setitem(sys.modules, name, None)
-    _warm_up("gpt2", tmp_path)
+    write_warm_up_requests("gpt2", tmp_path)
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "gpt2-tf[serving]" in said
     assert not list(tmp_path.iterdir())
