@@ -34,6 +34,7 @@ setup(
         "numpy>=1.26",
         "filelock>=3.24",  # before, a lock file that is removed could let two processes in
         "ml_dtypes>=0.4",  # NumPy's bfloat16; TensorFlow needs it too
+        "google-crc32c>=1.6",
         "requests>=2.31",
         "tiktoken>=0.14",  # before, a long run of letters took quadratic time
         "tqdm>=4.66",

@@ -526,12 +526,13 @@ def read(folder: str) -> float:
     """Reads a checkpoint's tensors one by one as TensorFlow does, which checks their CRCs, and keeps none."""
     import tensorflow as tf
 
-    from gpt2_tf.weights import tensor_bundle
+    from gpt2_tf.weights.checkpoint import latest_checkpoint
+    from gpt2_tf.weights.tensor_bundle import read_index
 
-    prefix = tensor_bundle.prefix(Path(folder))
+    prefix = latest_checkpoint(folder)
 
     def restore():
-        for name in tensor_bundle.read_index(f"{prefix}.index"):
+        for name in read_index(f"{prefix}.index"):
             tf.raw_ops.RestoreV2(prefix=str(prefix), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.float32])
 
     return seconds(restore)

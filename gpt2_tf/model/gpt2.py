@@ -19,7 +19,7 @@ from encoder.bpe import Encoder
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import distribute, kv_cache
 from gpt2_tf.model.loss import cross_entropy
-from gpt2_tf.weights import checkpoint, huggingface, tensor_bundle
+from gpt2_tf.weights import checkpoint, huggingface
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -551,7 +551,7 @@ class GPT2(keras.Model):
             ValueError: the files are damaged, or don't fit one another; all differences are named at once.
         """
         hparams = replace(HParams.from_json(Path(folder, "hparams.json")), dropout=dropout)
-        tensor_bundle.check_count(tensor_bundle.prefix(folder), hparams.n_params)
+        checkpoint.check_parameter_count(folder, hparams.n_params)
         model = cls(hparams, w_init_stdev=None, **kwargs)
         checkpoint.restore(folder, model.named_weights())
         return model

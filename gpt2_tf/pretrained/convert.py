@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from gpt2_tf.files import progress
 from gpt2_tf.hparams import HParams
 from gpt2_tf.pretrained import FORMS
 from gpt2_tf.pretrained.load import VOCABULARY, find_model_dir
-from gpt2_tf.weights import huggingface, tensor_bundle
+from gpt2_tf.weights import checkpoint, huggingface, tensor_bundle
 
 
 class Source(NamedTuple):
@@ -95,9 +94,8 @@ def _source(folder: Path) -> Source:
         source = Source(kind, hparams, lambda name: np.asarray(tensors[name]), enc)
     else:
         hparams = HParams.from_json(folder / "hparams.json")
-        prefix = tensor_bundle.prefix(folder)
-        tensor_bundle.check_count(prefix, hparams.n_params)
-        tensors = tensor_bundle.tensors(prefix, hparams.shapes)
+        checkpoint.check_parameter_count(folder, hparams.n_params)
+        tensors = checkpoint.read_tensors(folder, hparams.shapes)
         enc = Encoder.from_folder(folder) if _any(folder, VOCABULARY) else None
         source = Source(kind, hparams, lambda name: np.asarray(tensors[name]), enc, _step(folder) or 0)
     if source.enc and source.enc.n_vocab != source.hparams.n_vocab:
@@ -109,8 +107,7 @@ def _source(folder: Path) -> Source:
 
 def _step(folder: Path) -> int | None:
     """The step in the name of a fork's checkpoint, `model-1000`."""
-    fork = re.fullmatch(r"model-(\d+)", tensor_bundle.prefix(folder).name)
-    return fork and int(fork[1])
+    return checkpoint.step_of(checkpoint.latest_checkpoint(folder))
 
 
 def _any(folder: Path, names: tuple[str, ...]) -> bool:
@@ -134,9 +131,9 @@ def _write(folder: Path, to: str, source: Source, arrays: Iterator[np.ndarray]) 
 
         return keras_nlp.save_preset(folder, hparams, arrays, enc)
     step = source.step if to == "gpt-2-simple" else None
-    name = tensor_bundle.NAME if step is None else f"model-{step}"
-    tensor_bundle.write(folder / name, hparams.shapes, arrays)
-    for file, content in tensor_bundle.beside(name, step).items():
+    name = checkpoint.NAME if step is None else f"model-{step}"
+    tensor_bundle.write_bundle(folder / name, hparams.shapes, arrays)
+    for file, content in checkpoint.pointer_files(name, step).items():
         (folder / file).write_text(content)
     dataclasses.replace(hparams, dropout=0).to_json(folder / "hparams.json")
     if enc is not None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from gpt2_tf.files import progress
 from gpt2_tf.hparams import HParams, canonical_size
 
-# requests, tqdm and NumPy (in gpt2_tf.bundle) are imported where they are used, so that `--help` is quick.
+# requests, tqdm and NumPy (in gpt2_tf.weights) are imported where they are used, so that `--help` is quick.
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 INDEX, META, DATA = "model.ckpt.index", "model.ckpt.meta", "model.ckpt.data-00000-of-00001"
@@ -109,7 +109,7 @@ def _fault(path: Path) -> str | None:
 
 def _check(name: str, path: Path) -> None:
     """Raises ValueError unless `path` can be what OpenAI serves as `name`. The weights' index must lie beside them."""
-    from gpt2_tf.weights.tensor_bundle import proto_fields
+    from gpt2_tf.weights.protobuf import decode_fields
 
     if name in SHA256:
         with open(path, "rb") as file:
@@ -125,7 +125,7 @@ def _check(name: str, path: Path) -> None:
         _data_size(path)
     elif name == META:
         # Field 2 of TensorFlow's MetaGraphDef is the graph.
-        if 2 not in {number for number, _ in proto_fields(path.read_bytes())}:
+        if 2 not in {number for number, _ in decode_fields(path.read_bytes())}:
             raise ValueError("it is not a TensorFlow graph")
     elif name == DATA:
         found, expected = path.stat().st_size, _data_size(path.with_name(INDEX))
@@ -145,11 +145,11 @@ def _data_size(index: Path) -> int:
 
 def _check_weights(path: Path) -> None:
     """Raises ValueError unless each tensor has the checksum that the index beside has."""
-    from gpt2_tf.weights.tensor_bundle import damaged, read_index
+    from gpt2_tf.weights.tensor_bundle import damaged_tensors, read_index
 
     _note(f"checking {path} against {INDEX}")
     entries = read_index(path.with_name(INDEX))
-    if names := damaged(path, entries):
+    if names := damaged_tensors(path, entries):
         raise ValueError(f"{len(names)} of {len(entries)} tensors don't have the CRC32C in {INDEX}, as {names[0]}")
 
 

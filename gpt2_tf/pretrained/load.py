@@ -10,7 +10,8 @@ from encoder import Encoder
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, HParams, canonical_size
 from gpt2_tf.pretrained import download
 from gpt2_tf.weights import huggingface
-from gpt2_tf.weights.tensor_bundle import data_sizes, prefix, read_index
+from gpt2_tf.weights.checkpoint import latest_checkpoint
+from gpt2_tf.weights.tensor_bundle import data_sizes, read_index
 
 if TYPE_CHECKING:
     from gpt2_tf.model.gpt2 import GPT2
@@ -71,7 +72,7 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
             weights = _safetensors(folder, hparams)
         else:
             hparams = HParams.from_json(folder / "hparams.json")
-            checkpoint = prefix(folder)
+            checkpoint = latest_checkpoint(folder)
             tensors = read_index(f"{checkpoint}.index")
             weights = f"{len(tensors)} tensors, {_data(checkpoint, data_sizes(tensors))}"
     values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
@@ -89,7 +90,9 @@ def fingerprint(folder: str | os.PathLike) -> str:
     if huggingface.is_folder(folder):
         paths = huggingface.files(folder)
     else:
-        paths = [Path(folder, name) for name in ("hparams.json", *VOCABULARY, f"{prefix(folder).name}.index")]
+        paths = [
+            Path(folder, name) for name in ("hparams.json", *VOCABULARY, f"{latest_checkpoint(folder).name}.index")
+        ]
     hashes = []
     for path in paths:
         with open(path, "rb") as file:

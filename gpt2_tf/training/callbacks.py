@@ -179,7 +179,7 @@ def saver(model: keras.Model, folder: str | os.PathLike, state: Mapping[str, tf.
         if model.lora_rank:  # first, so that with the checkpoint all is there
             model.save_adapters(Path(folder, ADAPTERS))
         checkpoint.save(folder, weights, step=now, state=run_state(model, state))
-        checkpoint.remove_others(folder, now)
+        checkpoint.remove_other_steps(folder, now)
 
     return save
 

@@ -24,7 +24,7 @@ from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.pretrained.load import load
 from gpt2_tf.training import callbacks
 from gpt2_tf.training.optimizer import adamw
-from gpt2_tf.weights import checkpoint, tensor_bundle
+from gpt2_tf.weights import checkpoint
 
 SCRATCH, RESUME = "scratch", "resume"
 RUN, DATA, BASE = "run.json", "data", "base"  # in a run's folder
@@ -425,7 +425,7 @@ def last(out: str | os.PathLike) -> int | None:
     """The step of the checkpoint in a run's folder."""
     if not Path(out, "checkpoint").exists():
         return None
-    name = tensor_bundle.prefix(out).name
+    name = checkpoint.latest_checkpoint(out).name
     step = name.removeprefix("model-")
     return int(step) if step.isdigit() else None
 

@@ -1,86 +1,220 @@
-"""OpenAI's TensorFlow checkpoint, `model.ckpt.*`, <-> variables by name; what was fine-tuned may be named otherwise.
+"""A folder's checkpoint in OpenAI's form: finding, restoring, saving and removing it.
 
-It knows names and shapes, not the model, so that `model.py` may import it.
+OpenAI's folders hold `model.ckpt.*`. The folders of a training run hold `model-1000.*`, where 1000 is the step, as
+gpt-2-simple and nshepperd's fork of OpenAI's code do. The small text file `checkpoint` names the latest checkpoint.
+TensorFlow is not needed.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
-import tensorflow as tf
+import numpy as np
 
-from gpt2_tf.weights import tensor_bundle
-from gpt2_tf.weights.tensor_bundle import NAME, read_index
+from gpt2_tf.weights.lazy_tensor import LazyTensor
+from gpt2_tf.weights.tensor_bundle import (
+    Entry,
+    check_data_files,
+    data_sizes,
+    lazy_tensors,
+    read_index,
+    write_bundle,
+)
 
-Variables = Mapping[str, keras.Variable]
-PART = ".part-"
-STEP = re.compile(r"(?:model|optimizer)-(\d+)\.(?:index|data-\d+-of-\d+)")
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+    Variables = Mapping[str, keras.Variable]
+    Values = Mapping[str, keras.Variable | tf.Tensor | np.ndarray]
+
+NAME = "model.ckpt"  # OpenAI's name of a checkpoint
+PART = ".part-"  # the prefix of a temporary folder; a killed process may leave one behind
+STEP_FILE = re.compile(r"(?:model|optimizer)-(\d+)\.(?:index|data-\d+-of-\d+)")
 
 
-def restore(folder: str | os.PathLike, variables: Variables) -> None:
-    """Fills the variables, each from the tensor of its name, one tensor at a time.
+def latest_checkpoint(folder: str | os.PathLike) -> Path:
+    """Return the path of a folder's checkpoint without the endings of its files.
+
+    The checkpoint is the one that the file `checkpoint` names, as for `tf.train.latest_checkpoint`. Without that
+    checkpoint, `model.ckpt` is returned, whether it exists or not.
+
+    Example:
+        >>> save(".", {"x": np.ones(2)}, step=1000)
+        >>> latest_checkpoint(".").name
+        'model-1000'
+    """
+    with contextlib.suppress(OSError):
+        named = re.match(rb'model_checkpoint_path: "([^"\n]+)"', Path(folder, "checkpoint").read_bytes())
+        # Only the last part of a path counts: the folder may have been moved since the file was written.
+        name = re.split(r"[/\\]", named[1].decode(errors="replace"))[-1] if named else ""
+        if name and Path(folder, f"{name}.index").exists():
+            return Path(folder, name)
+    return Path(folder, NAME)
+
+
+def step_of(prefix: str | os.PathLike) -> int | None:
+    """Return the step in a checkpoint's name, or None for a checkpoint without a step.
+
+    Example:
+        >>> step_of("models/run/model-1000"), step_of("models/124M/model.ckpt")
+        (1000, None)
+    """
+    match = re.fullmatch(r"model-(\d+)", Path(prefix).name)
+    return int(match[1]) if match else None
+
+
+def pointer_files(name: str, step: int | None = None) -> dict[str, str]:
+    """Return the text files that belong beside a checkpoint, by their names.
+
+    `checkpoint` names the checkpoint. With a step, `counter` holds the step, from which the forks resume.
+
+    Example:
+        >>> pointer_files("model-7", step=7)["counter"]
+        '7\\n'
+    """
+    files = {"checkpoint": f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'}
+    return files if step is None else files | {"counter": f"{step}\n"}
+
+
+def check_parameter_count(folder: str | os.PathLike, n_params: int) -> None:
+    """Check that a model of `n_params` weights is not far larger than the folder's checkpoint.
+
+    Such a model might not fit in memory, so this check comes before the model is built. Ten times as many weights
+    are allowed: for those, `read_tensors` names each difference.
 
     Raises:
-        FileNotFoundError: `model.ckpt.index` or a data file is missing.
-        ValueError: the tensors' names, shapes or dtypes aren't the variables' (all differences are named), a data
-            file is of another size than the index says, or a tensor fails its checksum (it is named).
+        OSError: the index can't be read.
+        ValueError: `n_params` is more than ten times the count of weights, or the index is damaged.
+
+    Example:
+        >>> write_bundle("model.ckpt", {"x": (2,)}, [np.ones(2, np.float32)])
+        >>> check_parameter_count(".", 20)
     """
-    prefix = tensor_bundle.prefix(folder)
+    path = Path(f"{latest_checkpoint(folder)}.index")
+    found = sum(data_sizes(read_index(path)).values()) // 4  # 4 bytes per float32
+    if n_params > 10 * found:
+        raise ValueError(f"hparams.json describes a model of {n_params:,} weights, but {path} lists {found:,}")
+
+
+def read_tensors(folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
+    """Return the weights of a folder's checkpoint by name. Their values are read later, by `np.asarray`.
+
+    Args:
+        folder: the folder of the checkpoint.
+        shapes: the expected shape of each weight by name; all weights are float32.
+
+    Raises:
+        FileNotFoundError: the index or a data file is missing.
+        ValueError: a name, shape or dtype differs from the expected one (all differences are named), a data file has
+            another size than the index implies, or the index is damaged.
+
+    Example:
+        >>> write_bundle("model.ckpt", {"x": (2,)}, [np.ones(2, np.float32)])
+        >>> np.asarray(read_tensors(".", {"x": (2,)})["x"])
+        array([1., 1.], dtype=float32)
+    """
+    prefix = latest_checkpoint(folder)
     entries = read_index(f"{prefix}.index")
-    tensor_bundle.check(prefix, entries, {name: variable.shape for name, variable in variables.items()})
+    if differences := _differences(entries, shapes):
+        raise ValueError(f"{prefix}.index doesn't fit the hyperparameters in hparams.json: {'; '.join(differences)}")
+    check_data_files(prefix, entries)
+    return lazy_tensors(prefix, entries)
+
+
+def restore(folder: str | os.PathLike, variables: "Variables") -> None:
+    """Assign to each variable the tensor of its name, one tensor at a time.
+
+    Args:
+        folder: the folder of the checkpoint.
+        variables: the model's variables by OpenAI's names, as `GPT2.named_weights` returns them.
+
+    Raises:
+        FileNotFoundError: the index or a data file is missing.
+        ValueError: as for `read_tensors`, or a tensor fails its checksum (the tensor is named).
+
+    Example:
+        >>> from gpt2_tf.pretrained.load import find_model_dir
+        >>> restore(find_model_dir("shakespeare"), model.named_weights())
+    """
+    tensors = read_tensors(folder, {name: tuple(variable.shape) for name, variable in variables.items()})
     for name, variable in variables.items():
-        try:  # the variable takes the tensor's memory as its own
-            [tensor] = tf.raw_ops.RestoreV2(
-                prefix=str(prefix), tensor_names=[name], shape_and_slices=[""], dtypes=[tf.float32]
-            )
-            variable.assign(tensor)
-        except tf.errors.OpError as error:
-            raise ValueError(f"{prefix}: {name} is damaged; fetch the file again ({_first_line(error)})") from None
+        variable.assign(np.asarray(tensors[name]))
 
 
-def restore_state(folder: str | os.PathLike, step: int, variables: Variables) -> None:
-    """Fills the variables from `optimizer-<step>.*`. Raises ValueError where they don't fit."""
-    names = sorted(variables)
+def restore_state(folder: str | os.PathLike, step: int, variables: "Variables") -> None:
+    """Assign the training state of a step to the variables, from `optimizer-<step>.*`.
+
+    Args:
+        folder: the folder of the training run.
+        step: the step of the checkpoint, as in `model-1000`.
+        variables: the optimizer's variables and the run's counters by name.
+
+    Raises:
+        ValueError: the state is missing or damaged, or differs from the variables in names, shapes or dtypes.
+
+    Example:
+        >>> import keras
+        >>> momentum = keras.Variable([0.0, 0.0])
+        >>> save(".", {"x": np.ones(2)}, step=7, state={"momentum": keras.Variable([1.0, 2.0])})
+        >>> restore_state(".", 7, {"momentum": momentum}); momentum.numpy()
+        array([1., 2.], dtype=float32)
+    """
+    import keras
+
+    prefix = Path(folder, f"optimizer-{step}")
     try:
-        tensors = tf.raw_ops.RestoreV2(
-            prefix=str(Path(folder, f"optimizer-{step}")),
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            dtypes=[tf.as_dtype(variables[name].dtype) for name in names],
-        )
-    except tf.errors.OpError as error:
-        raise ValueError(f"{folder}: the state of step {step} is damaged or another's ({_first_line(error)})") from None
-    for name, tensor in zip(names, tensors, strict=True):
-        variables[name].assign(tensor)
+        entries = read_index(f"{prefix}.index")
+        tensors = lazy_tensors(prefix, entries)
+        for name in sorted(variables):
+            variable = variables[name]
+            if name not in entries:
+                raise ValueError(f"{name} is missing")
+            expected = keras.backend.standardize_dtype(variable.dtype), tuple(variable.shape)
+            found = entries[name].dtype, entries[name].shape
+            if found != expected:
+                raise ValueError(f"{name} is {found[0]} {list(found[1])}, expected {expected[0]} {list(expected[1])}")
+        values = {name: np.asarray(tensors[name]) for name in variables}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: the state of step {step} is damaged or of another run ({error})") from None
+    for name, variable in variables.items():
+        variable.assign(values[name])
 
 
-def save(
-    folder: str | os.PathLike, variables: Variables, step: int | None = None, state: Variables | None = None
-) -> None:
-    """Writes the variables as float32 to `model.ckpt.*`, and the `checkpoint` file which names it.
+def save(folder: str | os.PathLike, weights: "Values", step: int | None = None, state: "Values | None" = None) -> None:
+    """Save weights as float32 in `model.ckpt.*`, and write the file `checkpoint`, which names them.
 
-    With a `step` to `model-1000.*`, and `counter` too, as gpt-2-simple and nshepperd's fork keep a run's folder; and
-    `state`, as it is, to `optimizer-1000.*`.
+    All files are first written to a temporary folder and then moved to their places; `checkpoint` is moved last. All
+    files are on the disk when this function returns, so that older checkpoints may be removed.
 
-    All is written beside its place first and moved there whole; `checkpoint` last. It is on the disk before this
-    returns, so that an older checkpoint may go.
+    Args:
+        folder: made if it is missing.
+        weights: variables, tensors or arrays by OpenAI's names.
+        step: with a step such as 1000, the weights go to `model-1000.*`, and `counter` holds the step.
+        state: the training state, saved with its own dtypes in `optimizer-1000.*`; needs a step.
 
     Raises:
         OSError: the folder can't be made or written, or the disk is full.
+
+    Example:
+        >>> save("run", {"x": np.ones(2)}, step=1000)
+        >>> sorted(path.name for path in Path("run").iterdir())
+        ['checkpoint', 'counter', 'model-1000.data-00000-of-00001', 'model-1000.index']
     """
     folder, name = Path(folder), NAME if step is None else f"model-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as part:
-        _write(folder, Path(part, name), {name: tf.cast(value, tf.float32) for name, value in variables.items()})
+        _write(Path(part, name), weights, np.float32)
         if state:
-            _write(folder, Path(part, f"optimizer-{step}"), state)
-        for small, content in tensor_bundle.beside(name, step).items():
-            Path(part, small).write_text(content)
-        # An index after its data, and last of all what names the step: with it, all else is new too.
+            _write(Path(part, f"optimizer-{step}"), state)
+        for file_name, content in pointer_files(name, step).items():
+            Path(part, file_name).write_text(content)
+        # An index takes its place after its data. The file that names the checkpoint comes last of all.
         paths = sorted(Path(part).iterdir(), key=lambda path: (path.name == "checkpoint", path.suffix == ".index"))
         for path in paths:
             with open(path, "r+b") as file:
@@ -90,40 +224,59 @@ def save(
         _sync(folder)
 
 
-def remove_others(folder: str | os.PathLike, step: int) -> None:
-    """Removes the checkpoints of all other steps, and what a process that was killed had begun."""
+def remove_other_steps(folder: str | os.PathLike, step: int) -> None:
+    """Remove the checkpoints of all steps but one, and the temporary folders that killed processes left behind.
+
+    Example:
+        >>> save("other", {"x": np.ones(2)}, step=1)
+        >>> save("other", {"x": np.ones(2)}, step=2)
+        >>> remove_other_steps("other", 2)
+        >>> sorted(path.name for path in Path("other").glob("*.index"))
+        ['model-2.index']
+    """
     for path in Path(folder).iterdir():
-        if (match := STEP.fullmatch(path.name)) and int(match[1]) != step:
+        if (match := STEP_FILE.fullmatch(path.name)) and int(match[1]) != step:
             path.unlink()
         elif path.name.startswith(PART):
             shutil.rmtree(path)
 
 
-def _write(folder: Path, prefix: Path, tensors: Mapping) -> None:
-    names = sorted(tensors)  # the order of OpenAI's data file
+def _differences(entries: Mapping[str, Entry], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Describe each difference between a checkpoint and the expected float32 weights."""
+    differences = [f"{name} is missing" for name in shapes if name not in entries]
+    differences += [f"{name} isn't of this model" for name in entries if name not in shapes]
+    for name in shapes.keys() & entries.keys():
+        shape, entry = tuple(shapes[name]), entries[name]
+        if (entry.shape, entry.dtype) != (shape, "float32"):
+            differences.append(f"{name} is {entry.dtype} {list(entry.shape)}, expected float32 {list(shape)}")
+    return sorted(differences)
+
+
+def _write(prefix: Path, values: "Values", dtype: type | None = None) -> None:
+    """Write values as a checkpoint in order of their names, each converted when its turn comes."""
+    import keras
+
+    def array(value: object) -> np.ndarray:
+        converted = keras.ops.convert_to_numpy(value)
+        return converted if dtype is None else converted.astype(dtype, copy=False)
+
+    names = sorted(values)  # the order in OpenAI's data file
+    shapes = {name: tuple(values[name].shape) for name in names}
     try:
-        tf.raw_ops.SaveV2(
-            prefix=str(prefix),
-            tensor_names=names,
-            shape_and_slices=[""] * len(names),
-            tensors=[tf.convert_to_tensor(tensors[name]) for name in names],
-        )
-    except tf.errors.OpError as error:
-        raise OSError(f"{folder / prefix.name} could not be written: {_first_line(error)}") from None
+        write_bundle(prefix, shapes, (array(values[name]) for name in names))
+    except OSError as error:
+        folder = prefix.parent.parent
+        raise OSError(f"{folder / prefix.name} could not be written: {error.strerror or error}") from None
 
 
 def _sync(folder: Path) -> None:
-    """Has the disk keep what was moved into the folder, where the system can."""
-    if os.name == "nt":  # Windows opens no folders
+    """Have the disk keep the folder's new names, where the system offers that."""
+    if os.name == "nt":  # Windows can't open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError:  # as some network file systems answer
+    except OSError:  # some network file systems refuse
         pass
     finally:
         os.close(descriptor)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -15,7 +15,7 @@ import pytest
 from gpt2_tf import GPT2, HParams, load
 from gpt2_tf.cli.main import main
 from gpt2_tf.pretrained import FORMS
-from gpt2_tf.weights import tensor_bundle
+from gpt2_tf.weights import checkpoint, tensor_bundle
 
 convert = importlib.import_module("gpt2_tf.pretrained.convert")
 
@@ -41,7 +41,7 @@ def copy(tiny_folder, tmp_path) -> Path:
 
 
 def checksums(folder: Path) -> dict[str, tuple]:
-    index = tensor_bundle.read_index(f"{tensor_bundle.prefix(folder)}.index")
+    index = tensor_bundle.read_index(f"{checkpoint.latest_checkpoint(folder)}.index")
     return {name: (entry.shape, entry.crc32c) for name, entry in index.items()}
 
 
@@ -141,7 +141,7 @@ def test_memory_is_the_largest_tensor_and_not_the_weights(tmp_path):
     hparams = HParams(n_vocab=300, n_ctx=64, n_embd=640, n_head=2, n_layer=8)
     arrays = (np.ones(shape, np.float32) for shape in hparams.shapes.values())
     (tmp_path / "big").mkdir()
-    tensor_bundle.write(tmp_path / "big" / "model.ckpt", hparams.shapes, arrays)
+    tensor_bundle.write_bundle(tmp_path / "big" / "model.ckpt", hparams.shapes, arrays)
     hparams.to_json(tmp_path / "big" / "hparams.json")
     script = (
         "import sys, numpy; from gpt2_tf.convert import convert\n"

@@ -584,7 +584,7 @@ def test_mistakes_of_a_run(text, whole, tiny_folder, tmp_path, capfd):
     broken = Path(shutil.copytree(whole, tmp_path / "broken"))
     (broken / "optimizer-20.data-00000-of-00001").write_bytes(b"")
     assert error("--out", broken, "--init-from", "resume").startswith(
-        f"{broken}: the state of step 20 is damaged or another's"
+        f"{broken}: the state of step 20 is damaged or of another run"
     )
     (broken / "run.json").write_text("{}")
     assert error("--out", broken, "--init-from", "resume").startswith(f"{broken / 'run.json'} is damaged")
@@ -695,4 +695,4 @@ def test_fine_tuning_begins_with_the_models_own_weights(text, tiny_folder, tmp_p
     train.run([text], tmp_path / "out", init_from=tiny_folder, **settings)
     for one, other in zip(load(tmp_path / "out")[0].weights, load(tiny_folder)[0].weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-29)
-    assert checkpoint.bundle.prefix(tmp_path / "out").name == "model-1"
+    assert checkpoint.latest_checkpoint(tmp_path / "out").name == "model-1"

@@ -1,5 +1,6 @@
 """Checkpoints as OpenAI's: written, read back, damaged in every way, and restored by OpenAI's own graph."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,6 +14,8 @@ import tensorflow as tf
 
 from gpt2_tf import GPT2, HParams
 from gpt2_tf.weights import checkpoint
+from gpt2_tf.weights.checkpoint import latest_checkpoint
+from gpt2_tf.weights.lazy_tensor import LazyTensor
 from gpt2_tf.weights.tensor_bundle import read_index
 
 HPARAMS = HParams(n_vocab=300, n_ctx=16, n_embd=24, n_head=2, n_layer=2)
@@ -26,6 +29,23 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "new" / "model"
     model.save_checkpoint(folder)
     return model, folder
+
+
+@pytest.fixture
+def file_size_limit():
+    """A context in which the system refuses to make a file longer than so many bytes."""
+    resource = pytest.importorskip("resource", reason="needs POSIX limits")
+
+    @contextlib.contextmanager
+    def limited(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture
@@ -93,17 +113,13 @@ def test_loading_draws_no_random_numbers(saved, monkeypatch):
 
 
 def test_tensors_come_one_at_a_time(saved, monkeypatch):
-    """Never is more than one tensor in hand: each is in its variable before the next is read."""
+    """Each tensor is assigned to its variable before the next is read, so memory holds one tensor at most."""
     model, folder = saved
     events = []
-    restore = tf.raw_ops.RestoreV2
-
-    def read(*, tensor_names, **kwargs):
-        events.extend(("read", name) for name in tensor_names)
-        return restore(tensor_names=tensor_names, **kwargs)
-
-    monkeypatch.setattr(tf.raw_ops, "RestoreV2", read)
-    assign = keras.Variable.assign
+    read, assign = LazyTensor.__array__, keras.Variable.assign
+    monkeypatch.setattr(
+        LazyTensor, "__array__", lambda tensor, *args, **kw: (events.append(("read", tensor.name)), read(tensor))[1]
+    )
     monkeypatch.setattr(
         keras.Variable, "assign", lambda v, value: (events.append(("assign", v.path)), assign(v, value))
     )
@@ -170,16 +186,10 @@ def test_an_index_that_is_none_is_named(folder, content):
         GPT2.from_checkpoint(folder)
 
 
-def test_a_failed_save_leaves_the_old_files(saved, folder, monkeypatch):
-    """A real failure of TensorFlow's writer: the disk says it is full."""
+def test_a_failed_save_leaves_the_old_files(saved, folder, file_size_limit):
+    """The system refuses to write more than 10,000 bytes to a file, as a full disk would."""
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    save = tf.raw_ops.SaveV2
-
-    def to_full_disk(*, prefix, **kwargs):
-        return save(prefix="/dev/full/model.ckpt", **kwargs)
-
-    monkeypatch.setattr(tf.raw_ops, "SaveV2", to_full_disk)
-    with pytest.raises(OSError, match=r"model\.ckpt could not be written"):
+    with file_size_limit(10_000), pytest.raises(OSError, match=r"model\.ckpt could not be written: File too large"):
         saved[0].save_checkpoint(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -323,3 +333,22 @@ def test_a_step_writes_a_folder_as_gpt_2_simple_keeps_one(saved, tmp_path):
     saved[0].save_checkpoint(tmp_path, step=2000)
     for old, new in zip(saved[0].weights, GPT2.from_checkpoint(tmp_path).weights, strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ('model_checkpoint_path: "model-500"\nall_model_checkpoint_paths: "model-400"\n', "model-500"),
+        ('model_checkpoint_path: "/home/me/checkpoint/run1/model-500"\n', "model-500"),
+        ('model_checkpoint_path: "C:\\\\run1\\\\model-500"\n', "model-500"),
+        ('model_checkpoint_path: "model-600"\n', "model.ckpt"),  # which isn't there
+        ("", "model.ckpt"),
+        (None, "model.ckpt"),
+    ],
+)
+def test_the_latest_checkpoint_is_the_one_that_the_file_checkpoint_names(tmp_path, content, expected):
+    for name in ("model-400", "model-500", "model.ckpt"):
+        (tmp_path / f"{name}.index").touch()
+    if content is not None:
+        (tmp_path / "checkpoint").write_text(content)
+    assert latest_checkpoint(tmp_path) == tmp_path / expected
