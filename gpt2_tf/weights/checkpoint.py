@@ -8,14 +8,13 @@ TensorFlow is not needed.
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2_tf.files.atomic import move_into_place, staging_folder
 from gpt2_tf.weights.lazy_tensor import LazyTensor
 from gpt2_tf.weights.tensor_bundle import (
     Entry,
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     Values = Mapping[str, keras.Variable | tf.Tensor | np.ndarray]
 
 NAME = "model.ckpt"  # OpenAI's name of a checkpoint
-PART = ".part-"  # the prefix of a temporary folder; a killed process may leave one behind
 STEP_FILE = re.compile(r"(?:model|optimizer)-(\d+)\.(?:index|data-\d+-of-\d+)")
 
 
@@ -208,24 +206,19 @@ def save(folder: str | os.PathLike, weights: "Values", step: int | None = None, 
     """
     folder, name = Path(folder), NAME if step is None else f"model-{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=PART, dir=folder) as part:
-        _write(Path(part, name), weights, np.float32)
+    with staging_folder(folder) as staging:
+        _write(folder, staging / name, weights, np.float32)
         if state:
-            _write(Path(part, f"optimizer-{step}"), state)
+            _write(folder, staging / f"optimizer-{step}", state)
         for file_name, content in pointer_files(name, step).items():
-            Path(part, file_name).write_text(content)
-        # An index takes its place after its data. The file that names the checkpoint comes last of all.
-        paths = sorted(Path(part).iterdir(), key=lambda path: (path.name == "checkpoint", path.suffix == ".index"))
-        for path in paths:
-            with open(path, "r+b") as file:
-                os.fsync(file.fileno())
-        for path in paths:
-            os.replace(path, folder / path.name)
-        _sync(folder)
+            Path(staging, file_name).write_text(content)
+        # An index is moved after its data, and the file that names the checkpoint last of all.
+        paths = sorted(staging.iterdir(), key=lambda path: (path.name == "checkpoint", path.suffix == ".index"))
+        move_into_place(paths, folder)
 
 
 def remove_other_steps(folder: str | os.PathLike, step: int) -> None:
-    """Remove the checkpoints of all steps but one, and the temporary folders that killed processes left behind.
+    """Remove the checkpoints of all steps but one.
 
     Example:
         >>> save("other", {"x": np.ones(2)}, step=1)
@@ -237,8 +230,6 @@ def remove_other_steps(folder: str | os.PathLike, step: int) -> None:
     for path in Path(folder).iterdir():
         if (match := STEP_FILE.fullmatch(path.name)) and int(match[1]) != step:
             path.unlink()
-        elif path.name.startswith(PART):
-            shutil.rmtree(path)
 
 
 def _differences(entries: Mapping[str, Entry], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -252,8 +243,11 @@ def _differences(entries: Mapping[str, Entry], shapes: Mapping[str, tuple[int, .
     return sorted(differences)
 
 
-def _write(prefix: Path, values: "Values", dtype: type | None = None) -> None:
-    """Write values as a checkpoint in order of their names, each converted when its turn comes."""
+def _write(folder: Path, prefix: Path, values: "Values", dtype: type | None = None) -> None:
+    """Write values as the checkpoint `prefix`, one after the other in order of their names.
+
+    An error names the place in `folder` for which the files are meant.
+    """
     import keras
 
     def array(value: object) -> np.ndarray:
@@ -265,18 +259,4 @@ def _write(prefix: Path, values: "Values", dtype: type | None = None) -> None:
     try:
         write_bundle(prefix, shapes, (array(values[name]) for name in names))
     except OSError as error:
-        folder = prefix.parent.parent
         raise OSError(f"{folder / prefix.name} could not be written: {error.strerror or error}") from None
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk keep the folder's new names, where the system offers that."""
-    if os.name == "nt":  # Windows can't open a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:  # some network file systems refuse
-        pass
-    finally:
-        os.close(descriptor)
