@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpt2_tf.files import progress
-from gpt2_tf.files.journal import Record
-from gpt2_tf.files.shard import WHOLE, Shard
+from gpt2_tf.files.journal import Journal
+from gpt2_tf.files.shard import UNSHARDED, Shard
 from gpt2_tf.pretrained.load import fingerprint, sha256
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ def begin(
     prompts: Sequence[str | None],
     folder: str | os.PathLike,
     settings: Mapping[str, Any],
-    shard: Shard = WHOLE,
-) -> Record:
-    """The record of these samples, or of those that are done of them; `folder` is the model's. Errors as Record's."""
+    shard: Shard = UNSHARDED,
+) -> Journal:
+    """The record of these samples, or of those that are done of them; `folder` is the model's. Errors as Journal's."""
     run = {
         "prompts": f"{len(prompts)} ({sha256(json.dumps(prompts).encode())})",
         "model": fingerprint(folder),
         **settings,
     }
     seed = run.pop("seed")
-    return Record(out, run, seed, shard)
+    return Journal(out, run, seed, shard)
 
 
 def write(
@@ -50,7 +50,7 @@ def write(
     prompts: Sequence[str | None],
     settings: Mapping[str, Any],
     *,
-    record: Record | None = None,
+    record: Journal | None = None,
     as_json: bool = False,
     bar: bool = False,
 ) -> None:
@@ -66,14 +66,14 @@ def write(
     from gpt2_tf.generation.generate import completions
 
     of = len(prompts) * settings["num_samples"]
-    done, shard = frozenset(), WHOLE
+    done, shard = frozenset(), UNSHARDED
     if record is not None:
         settings = {**settings, "seed": record.seed}
-        done, shard = frozenset(record.done), record.shard
+        done, shard = frozenset(record.results), record.shard
     numbered = completions(model, enc, prompts, done=done, shard=shard, **settings)
     if bar:
         numbered = progress.bar(
-            numbered, initial=len(done), total=shard.count(of, settings["batch_size"]), unit="sample"
+            numbered, initial=len(done), total=shard.n_rows(of, settings["batch_size"]), unit="sample"
         )
     if record is None:
         for number, completion in in_order(numbered):
@@ -81,7 +81,7 @@ def write(
         return
     for number, completion in numbered:
         record.add(number, completion._asdict())
-    if (samples := record.gather(of)) is not None:
+    if (samples := record.collect(of)) is not None:
         record.finish(line(samples[number], number, of, as_json=as_json) for number in range(of))
 
 

@@ -81,7 +81,7 @@ def run(session: Session) -> None:
         print(WELCOME, file=sys.stderr)
     while True:
         try:
-            with interrupt.kept():
+            with interrupt.reliable_ctrl_c():
                 if not _turn(session, keyboard):
                     return
         except KeyboardInterrupt:

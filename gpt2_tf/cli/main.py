@@ -84,7 +84,7 @@ def generate(args: argparse.Namespace) -> None:
     if args.out is not None:
         drafts = {"draft": fingerprint(draft) if isinstance(draft, Path) else draft}
         record = batch.begin(args.out, texts, place, settings | drafts, args.shard)
-    with record or contextlib.nullcontext(), interrupt.kept():
+    with record or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load, stream
 
         model, enc = load(place)
@@ -103,7 +103,7 @@ def interactive(args: argparse.Namespace) -> None:
     from gpt2_tf.pretrained.load import find_model_dir, load
 
     place = find_model_dir(_model(args), args.models_dir)
-    with interrupt.kept():
+    with interrupt.reliable_ctrl_c():
         from gpt2_tf import load
 
         model, enc = load(place)
@@ -191,7 +191,7 @@ def train(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     import json
 
-    from gpt2_tf.files.journal import Record
+    from gpt2_tf.files.journal import Journal
     from gpt2_tf.pretrained.load import find_model_dir, fingerprint, load, sha256
 
     _check_shard(args)
@@ -203,8 +203,8 @@ def evaluate(args: argparse.Namespace) -> None:
     record = None
     if args.out is not None:
         run = {"task": args.task, "text": sha256(text.encode()), "model": digest, **settings}
-        record = Record(args.out, run, 0, args.shard)
-    with record or contextlib.nullcontext(), interrupt.kept():
+        record = Journal(args.out, run, 0, args.shard)
+    with record or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load
 
         model, enc = load(place)
@@ -233,7 +233,7 @@ def export(args: argparse.Namespace) -> None:
     from gpt2_tf.pretrained.load import find_model_dir, load
 
     place = find_model_dir(_model(args, BUNDLED_EXPORT_NOTICE), args.models_dir)
-    with interrupt.kept():
+    with interrupt.reliable_ctrl_c():
         from gpt2_tf import load
 
         model, enc = load(place)
@@ -279,8 +279,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     out.add_argument(
         "--shard",
-        type=_typed(shard.parse),
-        default=shard.WHOLE,
+        type=_typed(shard.parse_shard),
+        default=shard.UNSHARDED,
         metavar="K/N",
         help="do share K, from 0, of N processes with the same --out, here or where its folder is mounted; "
         "the last of them writes it, as one alone would have",
@@ -491,9 +491,9 @@ def _settings(args: argparse.Namespace) -> dict[str, object]:
 
 
 def _check_shard(args: argparse.Namespace) -> None:
-    if args.shard.of > 1 and args.out is None:
+    if args.shard.count > 1 and args.out is None:
         args.parser.error("--shard needs --out FILE, the same for all shards, beside which each keeps its share")
-    if args.shard.of > 1 and getattr(args, "seed", 0) is None:
+    if args.shard.count > 1 and getattr(args, "seed", 0) is None:
         args.parser.error("--shard needs --seed N, the same for all shards, as they are one run")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from encoder import Encoder
 from gpt2_tf.evaluation.scoring import checked_row, continuation_row, perplexity_of, score_rows
-from gpt2_tf.files.journal import Record
+from gpt2_tf.files.journal import Journal
 from gpt2_tf.generation.generate import check_vocabulary
 from gpt2_tf.generation.likelihood import BATCH_SIZE
 from gpt2_tf.model.gpt2 import GPT2
@@ -30,7 +30,7 @@ def lambada(
     *,
     batch_size: int = BATCH_SIZE,
     bar: bool = False,
-    record: Record | None = None,
+    record: Journal | None = None,
     name: str = "texts",
 ) -> dict[str, Any] | None:
     """How well the last word of each text is predicted, in the ways that have been published.

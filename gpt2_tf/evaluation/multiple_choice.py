@@ -8,7 +8,7 @@ import numpy as np
 from encoder import Encoder
 from gpt2_tf.evaluation.examples import FORMS, is_question
 from gpt2_tf.evaluation.scoring import checked_row, continuation_row, score_rows
-from gpt2_tf.files.journal import Record
+from gpt2_tf.files.journal import Journal
 from gpt2_tf.generation.generate import check_vocabulary
 from gpt2_tf.generation.likelihood import BATCH_SIZE
 from gpt2_tf.model.gpt2 import GPT2
@@ -21,7 +21,7 @@ def choice(
     *,
     batch_size: int = BATCH_SIZE,
     bar: bool = False,
-    record: Record | None = None,
+    record: Journal | None = None,
     name: str = "questions",
 ) -> dict[str, Any] | None:
     """How often the right one of several continuations is the likeliest.

@@ -7,7 +7,7 @@ import numpy as np
 
 from encoder import Encoder
 from gpt2_tf.evaluation.scoring import perplexity_of, score_rows
-from gpt2_tf.files.journal import Record
+from gpt2_tf.files.journal import Journal
 from gpt2_tf.generation.generate import check_vocabulary
 from gpt2_tf.generation.likelihood import BATCH_SIZE, Row
 from gpt2_tf.hparams import is_whole
@@ -23,7 +23,7 @@ def perplexity(
     stride: int | None = None,
     batch_size: int = BATCH_SIZE,
     bar: bool = False,
-    record: Record | None = None,
+    record: Journal | None = None,
 ) -> dict[str, float | None] | None:
     """How unlikely a text is after `<|endoftext|>`, each of its tokens scored once.
 

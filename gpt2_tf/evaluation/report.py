@@ -10,7 +10,7 @@ from gpt2_tf.evaluation.examples import read_examples
 from gpt2_tf.evaluation.lambada import lambada
 from gpt2_tf.evaluation.multiple_choice import choice
 from gpt2_tf.evaluation.perplexity import perplexity, window_and_stride
-from gpt2_tf.files.journal import Record
+from gpt2_tf.files.journal import Journal
 from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.pretrained.load import sha256
 
@@ -22,7 +22,7 @@ def report(
     text: str,
     name: str,
     settings: Mapping[str, Any],
-    record: Record | None = None,
+    record: Journal | None = None,
 ) -> dict[str, dict[str, Any] | str] | None:
     """What `gpt2-tf evaluate` prints of a file's text: the results, with a bar on stderr, and what repeats them.
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from encoder import Encoder
 from gpt2_tf.files import progress
-from gpt2_tf.files.journal import Record
-from gpt2_tf.files.shard import WHOLE
+from gpt2_tf.files.journal import Journal
+from gpt2_tf.files.shard import UNSHARDED
 from gpt2_tf.generation.likelihood import Likelihood, Row, likelihoods
 from gpt2_tf.hparams import is_whole
 from gpt2_tf.model.gpt2 import GPT2
@@ -40,22 +40,22 @@ def score_rows(
     rows: Sequence[Row],
     batch_size: int,
     bar: bool,
-    record: Record | None,
+    record: Journal | None,
     never: Collection[int] = (),
 ) -> list[Likelihood] | None:
     """Of each row, with those in the record; None where other shards of it aren't done yet."""
     if not is_whole(batch_size, 1, 2**31 - 1):
         raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1")
-    done, shard = (frozenset(), WHOLE) if record is None else (frozenset(record.done), record.shard)
+    done, shard = (frozenset(), UNSHARDED) if record is None else (frozenset(record.results), record.shard)
     numbered = likelihoods(model, rows, batch_size, never, done, shard)
     if bar:
-        numbered = progress.bar(numbered, initial=len(done), total=shard.count(len(rows), batch_size), unit="row")
+        numbered = progress.bar(numbered, initial=len(done), total=shard.n_rows(len(rows), batch_size), unit="row")
     if record is None:
         found = dict(numbered)
     else:
         for number, score in numbered:
             record.add(number, {name: values.tolist() for name, values in score._asdict().items()})
-        if (kept := record.gather(len(rows))) is None:
+        if (kept := record.collect(len(rows))) is None:
             return None
         found = {number: _score(**fields) for number, fields in kept.items()}
     return [found[number] for number in range(len(rows))]

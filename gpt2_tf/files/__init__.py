@@ -1,1 +1,33 @@
-"""Files and folders: atomic writes, locks, journals of long runs, shards of work, progress bars, Ctrl-C."""
+"""Files and processes: what every command needs around its own work.
+
+- `atomic.py`: write a file or a folder so that it appears complete, or not at all.
+- `lock.py`: keep other processes out of a folder or a file.
+- `journal.py`: keep the results of a long run, so that the same command resumes it after a kill.
+- `shard.py`: split the rows of a run between several processes.
+- `progress.py`: the progress bar on stderr.
+- `interrupt.py`: Ctrl-C as KeyboardInterrupt, even inside TensorFlow.
+- `terminal.py`: escape control characters of text from outside.
+"""
+
+from gpt2_tf.files.atomic import atomic_path, atomic_write, move_into_place, staging_folder
+from gpt2_tf.files.interrupt import reliable_ctrl_c, thread_receives_ctrl_c
+from gpt2_tf.files.journal import Journal
+from gpt2_tf.files.lock import file_lock, folder_lock
+from gpt2_tf.files.shard import UNSHARDED, Shard, parse_shard
+from gpt2_tf.files.terminal import escape_control_characters
+
+__all__ = [
+    "UNSHARDED",
+    "Journal",
+    "Shard",
+    "atomic_path",
+    "atomic_write",
+    "escape_control_characters",
+    "file_lock",
+    "folder_lock",
+    "move_into_place",
+    "parse_shard",
+    "reliable_ctrl_c",
+    "staging_folder",
+    "thread_receives_ctrl_c",
+]

@@ -7,7 +7,6 @@ is locked while its process lives. The next write into the same folder removes t
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -141,7 +140,7 @@ def _staging_folder(folder: Path, target: Path) -> Iterator[Path]:
         _remove_abandoned(folder)
         while True:
             # The files lie one level deeper than the lock, so that they can have any name.
-            temporary = folder / f"{PREFIX}{secrets.token_hex(8)}"
+            temporary = folder / f"{PREFIX}{os.urandom(8).hex()}"
             temporary.mkdir()
             lock = filelock.FileLock(temporary / "lock")
             try:

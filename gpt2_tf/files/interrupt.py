@@ -1,4 +1,4 @@
-"""Ctrl-C as KeyboardInterrupt, whatever TensorFlow makes of it."""
+"""Ctrl-C ends a command with KeyboardInterrupt, even when it arrives inside TensorFlow's C++ code."""
 
 import contextlib
 import signal
@@ -6,38 +6,52 @@ import threading
 from collections.abc import Iterator
 
 
-def comes_here() -> bool:
-    """Whether a Ctrl-C comes to this thread: the main one alone has it, and where it isn't ignored.
+def thread_receives_ctrl_c() -> bool:
+    """Whether Ctrl-C raises KeyboardInterrupt in the current thread.
 
-    It is in a shell's background; or the system's default is set, which Python sees nothing of.
+    Python raises KeyboardInterrupt in the main thread only. A shell starts its background commands with SIGINT ignored,
+    and then Ctrl-C raises nothing.
+
+    Example:
+        >>> thread_receives_ctrl_c()
+        True
     """
     return callable(signal.getsignal(signal.SIGINT)) and threading.current_thread() is threading.main_thread()
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
-    """A Ctrl-C within comes out as KeyboardInterrupt.
+def reliable_ctrl_c() -> Iterator[None]:
+    """Make sure that a Ctrl-C during the block ends the block with KeyboardInterrupt.
 
-    Python raises it wherever it is; within TensorFlow's C++, another error can come of it, or nothing.
+    TensorFlow's C++ code can turn the KeyboardInterrupt that Python raises into another error, or drop it. This context
+    manager remembers the Ctrl-C, and raises KeyboardInterrupt in place of that error, or at the end of the block.
+
+    Example:
+        >>> try:
+        ...     with reliable_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
+        ...         signal.raise_signal(signal.SIGINT)
+        ... except KeyboardInterrupt:
+        ...     print("interrupted")
+        interrupted
     """
-    if not comes_here():
+    if not thread_receives_ctrl_c():
         yield
         return
-    came = False
+    interrupted = False
 
-    def note(number, frame):
-        nonlocal came
-        came = True
+    def handle(number, frame):
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    previous_handler = signal.signal(signal.SIGINT, handle)
     try:
         yield
     except Exception:
-        if came:
+        if interrupted:
             raise KeyboardInterrupt from None
         raise
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
+        signal.signal(signal.SIGINT, previous_handler)
+    if interrupted:
         raise KeyboardInterrupt

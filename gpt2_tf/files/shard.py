@@ -1,36 +1,60 @@
-"""One long list of rows, shared between processes."""
+"""Split one long list of rows between several processes, such as `--shard 0/4` to `--shard 3/4`."""
 
 from typing import NamedTuple
 
 
 class Shard(NamedTuple):
-    """Share `number`, from 0, `of` so many: every `of`th batch.
+    """The share of the rows that one process works on: every `count`-th batch, starting with batch `index`.
 
-    Batches stay whole, so that a row has the neighbours of a run that isn't shared, and comes out the same to the last
-    bit; and every `of`th of them, so that rows sorted by length make shares that take equally long.
+    A batch is never split, so each row keeps its neighbours and its result to the last bit. Every `count`-th batch, and
+    not one block of batches, so that rows sorted by length make shards that take equally long.
+
+    Args:
+        index: this process's shard, from 0 to `count` - 1.
+        count: the number of shards, at least 1.
+
+    Example:
+        >>> shard = Shard(1, 4)
+        >>> list(shard.batch_starts(n_rows=20, batch_size=2))
+        [2, 10, 18]
+        >>> shard.n_rows(20, batch_size=2)
+        6
+        >>> str(shard)
+        '1/4'
     """
 
-    number: int
-    of: int
+    index: int
+    count: int
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
+        return f"{self.index}/{self.count}"
 
-    def firsts(self, rows: int, batch_size: int) -> range:
-        """Where its batches of so many rows begin."""
-        return range(self.number * batch_size, rows, self.of * batch_size)
+    def batch_starts(self, n_rows: int, batch_size: int) -> range:
+        """The number of the first row of each of this shard's batches, when all shards together have `n_rows` rows."""
+        return range(self.index * batch_size, n_rows, self.count * batch_size)
 
-    def count(self, rows: int, batch_size: int) -> int:
-        """How many of the rows are its."""
-        return sum(min(batch_size, rows - first) for first in self.firsts(rows, batch_size))
-
-
-WHOLE = Shard(0, 1)
+    def n_rows(self, n_rows: int, batch_size: int) -> int:
+        """How many of the `n_rows` rows are in this shard."""
+        return sum(min(batch_size, n_rows - start) for start in self.batch_starts(n_rows, batch_size))
 
 
-def parse(text: str) -> Shard:
-    """The shard of "0/4". ValueError for what is none."""
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
-        raise ValueError(f"{text!r} is given, but it must be a share and their number, 0/4 to 3/4 for four")
-    return Shard(int(number), int(of))
+UNSHARDED = Shard(0, 1)
+
+
+def parse_shard(text: str) -> Shard:
+    """Read a shard as it is typed on the command line.
+
+    Args:
+        text: "INDEX/COUNT", such as "0/4".
+
+    Raises:
+        ValueError: the text has another form, or INDEX is not below COUNT.
+
+    Example:
+        >>> parse_shard("0/4")
+        Shard(index=0, count=4)
+    """
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"the shard is {text!r}, but must be INDEX/COUNT, such as 0/4, 1/4, 2/4 and 3/4 for four")
+    return Shard(int(index), int(count))

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from encoder import Encoder
-from gpt2_tf.files.shard import WHOLE, Shard
+from gpt2_tf.files.shard import UNSHARDED, Shard
 from gpt2_tf.generation import stop_strings
 from gpt2_tf.generation.decoding import STEPS, Noise, Piece, check_length, draw_seed, extend
 from gpt2_tf.generation.likelihood import Row, likelihoods
@@ -120,7 +120,7 @@ def completions(
     prompts: Sequence[str | None],
     *,
     done: Collection[int] = (),
-    shard: Shard = WHOLE,
+    shard: Shard = UNSHARDED,
     **settings,
 ) -> Iterator[tuple[int, Completion]]:
     """`generate`'s list, each with its number in it as soon as it is finished; what is wrong is said at once.
@@ -209,7 +209,7 @@ def _samples(
     batch_size: int | None = None,
     draft: GPT2 | str | None = None,
     done: Collection[int] = (),
-    shard: Shard = WHOLE,
+    shard: Shard = UNSHARDED,
     steps: int = STEPS,
     **settings,
 ) -> tuple[list[Sample], Iterator[Piece]]:
@@ -239,7 +239,7 @@ def _samples(
         return look_up if draft == LOOKUP else draft and Draft(draft, settings, noise, filters)
 
     def pieces():
-        for first in shard.firsts(len(contexts), batch_size):
+        for first in shard.batch_starts(len(contexts), batch_size):
             numbers = by_length[first : first + batch_size]
             if all(number in done for number in numbers):
                 continue

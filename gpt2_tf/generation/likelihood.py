@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from gpt2_tf.files.shard import WHOLE, Shard
+from gpt2_tf.files.shard import UNSHARDED, Shard
 from gpt2_tf.generation.decoding import check_finite, pad
 from gpt2_tf.model import loss
 from gpt2_tf.model.gpt2 import GPT2
@@ -35,7 +35,7 @@ def likelihoods(
     batch_size: int = BATCH_SIZE,
     never: Collection[int] = (),
     done: Collection[int] = (),
-    shard: Shard = WHOLE,
+    shard: Shard = UNSHARDED,
 ) -> Iterator[tuple[int, Likelihood]]:
     """Each row's number and likelihood, longest rows first; `batch_size` of like length are computed at a time.
 
@@ -50,7 +50,7 @@ def likelihoods(
     mask = np.zeros(model.hparams.n_vocab, bool)
     mask[list(never)] = True
     by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
-    for first in shard.firsts(len(rows), batch_size):
+    for first in shard.batch_starts(len(rows), batch_size):
         numbers = by_length[first : first + batch_size]
         if all(number in done for number in numbers):
             continue

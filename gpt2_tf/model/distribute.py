@@ -123,7 +123,7 @@ def _default_interrupt() -> Iterator[None]:
 
     TensorFlow waits in C++, so Python's own handler of SIGINT would not run until the wait is over.
     """
-    if not interrupt.comes_here():
+    if not interrupt.thread_receives_ctrl_c():
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -377,7 +377,7 @@ def fit(
     val = None if data.val is None else shared(data.val)
     val_steps = None if data.val is None else int(batches(data.val).cardinality())
     try:
-        with interrupt.kept():
+        with interrupt.reliable_ctrl_c():
             ended = done % settings.eval_every == 0 or done == settings.steps
             if best and done and ended and done != best.step:
                 # It was stopped between a save and the evaluation at the same step.

@@ -137,7 +137,7 @@ def test_a_killed_run_goes_on_to_the_same_file(tmp_path):
         file.write(b'{"number": 3, "prom')  # as a kill may cut it
     other = subprocess.run([*command, "--out", "out", "--seed", "6"], cwd=tmp_path, capture_output=True)
     assert (other.returncode, other.stdout) == (1, b"")
-    assert b"out.part is of another run, with seed 5 instead of 6; " in other.stderr
+    assert b"out was begun with seed 5, not 6; " in other.stderr
     assert part.read_bytes().startswith(kept)
     ran = subprocess.run([*command, "--out", "out"], cwd=tmp_path, check=True, capture_output=True)
     assert f"{counts[-1]}/208".encode() in ran.stderr and b"208/208" in ran.stderr

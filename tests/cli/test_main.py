@@ -255,7 +255,7 @@ def test_generate_from_a_file(cli, tiny_folder, loaded, tmp_path):
     assert (ran.status, ran.out, out.read_bytes().decode()) == (0, b"", plain)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.txt", "prompts.txt"]
     ran = cli(*options, "--file", tmp_path / "prompts.txt", "--out", out)
-    assert_error(ran, 1, f"{out} is there already", "choose another --out, or remove it")
+    assert_error(ran, 1, f"{out} exists already", "choose another --out, or remove it")
 
 
 def test_generate_in_shards(cli, tiny_folder, loaded, tmp_path):
@@ -280,11 +280,11 @@ def test_a_record_is_of_one_batch_size_and_draft(cli, tiny_folder, loaded, tmp_p
     options = ("generate", "The", "--model", tiny_folder, "--length", 6, "--seed", 2, "--nsamples", 2, "--out", out)
     options += ("--batch-size", 1, "--shard")
     assert cli(*options, "0/2").status == 0
-    other = f"{out}.0-of-2.part is of another run, with "
-    assert_error(cli(*options, "1/2", "--batch-size", 2), 1, other + "batch_size 1 instead of 2")
-    assert_error(cli(*options, "1/2", "--draft-model", "lookup"), 1, other + "draft None instead of lookup")
+    other = f"{out} was begun with "
+    assert_error(cli(*options, "1/2", "--batch-size", 2), 1, other + "batch_size 1, not 2")
+    assert_error(cli(*options, "1/2", "--draft-model", "lookup"), 1, other + "draft None, not lookup")
     ran = cli(*options, "1/2", "--draft-model", tiny_folder)
-    assert_error(ran, 1, other + f"draft None instead of {folder.fingerprint(tiny_folder)}")
+    assert_error(ran, 1, other + f"draft None, not {folder.fingerprint(tiny_folder)}")
 
 
 @pytest.mark.parametrize(
@@ -615,10 +615,10 @@ def test_evaluate_to_a_file_is_of_one_run(cli, tiny_folder, loaded, tmp_path):
     assert cli(*options, "--shard", "0/2", stdin=TEXT).status == 0
     for flag, name in (("--window", "window None"), ("--batch-size", "batch_size 1")):
         ran = cli(*options, "--shard", "1/2", flag, 8, stdin=TEXT)
-        assert_error(ran, 1, f"{out}.0-of-2.part is of another run, with {name} instead of 8")
-    assert_error(cli(*options, "--shard", "1/2", stdin=TEXT * 2), 1, "of another run, with text SHA-256")
+        assert_error(ran, 1, f"{out} was begun with {name}, not 8")
+    assert_error(cli(*options, "--shard", "1/2", stdin=TEXT * 2), 1, f"{out} was begun with text SHA-256")
     assert cli(*options, "--shard", "1/2", stdin=TEXT).status == 0
-    assert_error(cli(*options, stdin=TEXT), 1, f"{out} is there already")
+    assert_error(cli(*options, stdin=TEXT), 1, f"{out} exists already")
 
 
 # export
@@ -753,7 +753,7 @@ ASKED = {
         ["prompt 2: the prompt has 40 tokens", "at most 32", "shorten it"],
     ),
     "no such draft": (["generate", "x", "--draft-model", "nope"], b"", ["there is no model 'nope': expected a size"]),
-    "out of nowhere": (["generate", "x", "--out", "/nowhere/o"], b"", ["/nowhere/o.part: No such file or directory"]),
+    "out of nowhere": (["generate", "x", "--out", "/nowhere/o"], b"", ["/nowhere/o: No such file or directory"]),
     "stops too long": (
         ["generate", "x", "--stop", "s" * 257],
         b"",

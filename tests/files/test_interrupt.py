@@ -1,4 +1,4 @@
-"""A Ctrl-C that something else was made of."""
+"""Ctrl-C ends a block with KeyboardInterrupt, even when code in the block turns it into something else."""
 
 import contextlib
 import os
@@ -14,15 +14,15 @@ def ctrl_c():
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_it_comes_out_as_it_is():
+def test_ctrl_c_raises_keyboard_interrupt_and_the_handler_is_restored():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), interrupt.kept():
+    with pytest.raises(KeyboardInterrupt), interrupt.reliable_ctrl_c():
         ctrl_c()
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_another_error_made_of_it_is_it_again():
-    with pytest.raises(KeyboardInterrupt) as caught, interrupt.kept():
+def test_another_error_after_ctrl_c_becomes_keyboard_interrupt():
+    with pytest.raises(KeyboardInterrupt) as caught, interrupt.reliable_ctrl_c():
         try:
             ctrl_c()
         except KeyboardInterrupt:
@@ -30,45 +30,45 @@ def test_another_error_made_of_it_is_it_again():
     assert caught.value.__cause__ is None
 
 
-def test_one_that_is_dropped_comes_at_the_end():
+def test_a_ctrl_c_that_is_dropped_is_raised_at_the_end_of_the_block():
     done = []
-    with pytest.raises(KeyboardInterrupt), interrupt.kept():
+    with pytest.raises(KeyboardInterrupt), interrupt.reliable_ctrl_c():
         with contextlib.suppress(KeyboardInterrupt):
             ctrl_c()
         done.append(1)
     assert done == [1]
 
 
-def test_other_errors_stay():
-    with pytest.raises(ValueError, match="wrong"), interrupt.kept():
+def test_errors_without_ctrl_c_are_unchanged():
+    with pytest.raises(ValueError, match="wrong"), interrupt.reliable_ctrl_c():
         raise ValueError("wrong")
-    with interrupt.kept():
+    with interrupt.reliable_ctrl_c():
         pass
 
 
-def test_one_within_another():
-    with interrupt.kept():
-        with pytest.raises(KeyboardInterrupt), interrupt.kept(), contextlib.suppress(KeyboardInterrupt):
+def test_an_inner_block_takes_the_ctrl_c_from_the_outer_one():
+    with interrupt.reliable_ctrl_c():
+        with pytest.raises(KeyboardInterrupt), interrupt.reliable_ctrl_c(), contextlib.suppress(KeyboardInterrupt):
             ctrl_c()
         here = True
     assert here
 
 
-def test_in_another_thread_nothing_is_changed():
-    """Python lets the main thread alone set signals, and to it alone they come."""
+def test_other_threads_leave_the_handler_alone():
+    """Python lets only the main thread set signal handlers, and only the main thread receives signals."""
 
     def within():
-        with interrupt.kept():
+        with interrupt.reliable_ctrl_c():
             return signal.getsignal(signal.SIGINT)
 
     with ThreadPoolExecutor() as threads:
         assert threads.submit(within).result() is signal.getsignal(signal.SIGINT)
 
 
-def test_where_it_is_ignored_it_stays_so():
+def test_an_ignored_ctrl_c_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interrupt.kept():
+        with interrupt.reliable_ctrl_c():
             ctrl_c()
     finally:
         signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""The record of a run: what a kill leaves of it, byte by byte, and whose run it is."""
+"""The journal of a run: what a kill leaves of it, byte by byte, and which run it belongs to."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gpt2_tf.files.journal import Record
+from gpt2_tf.files.journal import Journal
 from gpt2_tf.files.shard import Shard
 
 RUN = {"prompts": "3", "temperature": 0.7, "stop": ("\n",)}
@@ -23,67 +23,67 @@ def part(tmp_path):
     return tmp_path / "out.txt.part"
 
 
-def test_a_record_becomes_the_file(out, part):
-    with Record(out, RUN, 1) as record:
+def test_results_in_any_order_become_the_file_in_order(out, part):
+    with Journal(out, RUN, 1) as journal:
         for number in (2, 0, 1):
-            record.add(number, SAMPLES[number])
+            journal.add(number, SAMPLES[number])
             assert not out.exists()
-        record.finish(record.done[number]["text"] for number in range(3))
+        journal.finish(journal.results[number]["text"] for number in range(3))
     assert out.read_bytes() == "naïve\ntwo\nlines\n色\n".encode()
     assert [path.name for path in out.parent.iterdir()] == ["out.txt"]
 
 
-def test_what_is_added_is_in_the_file_at_once(out, part):
-    with Record(out, RUN, 1) as record:
-        record.add(1, SAMPLES[1])
+def test_a_result_is_in_the_journal_at_once(out, part):
+    with Journal(out, RUN, 1) as journal:
+        journal.add(1, SAMPLES[1])
         first, line = part.read_text().splitlines()
     assert json.loads(first) == {"run": {"prompts": "3", "temperature": 0.7, "stop": ["\n"], "seed": 1}}
     assert json.loads(line) == {"number": 1, **SAMPLES[1]}
 
 
-def test_a_record_cut_anywhere_is_gone_on_with(out, part):
-    with Record(out, RUN, 1) as record:
+def test_a_journal_cut_at_any_byte_is_resumed(out, part):
+    with Journal(out, RUN, 1) as journal:
         for number, fields in enumerate(SAMPLES):
-            record.add(number, fields)
+            journal.add(number, fields)
     whole = part.read_bytes()
     assert whole.count(b"\n") == 4
     for size in range(len(whole) + 1):
         part.write_bytes(whole[:size])
-        with Record(out, RUN, 1) as record:
+        with Journal(out, RUN, 1) as journal:
             n = max(0, whole[:size].count(b"\n") - 1)
-            assert record.done == dict(enumerate(SAMPLES[:n]))
+            assert journal.results == dict(enumerate(SAMPLES[:n]))
             for number in range(n, 3):
-                record.add(number, SAMPLES[number])
+                journal.add(number, SAMPLES[number])
         assert part.read_bytes() == whole
 
 
-def test_a_drawn_seed_is_kept(out):
-    with Record(out, RUN) as record:
-        seed = record.seed
-        record.add(0, SAMPLES[0])
-    with Record(out, RUN) as record:
-        assert record.seed == seed
-    with Record(out, RUN, seed) as record:
-        assert record.seed == seed
-    with pytest.raises(ValueError, match=f"of another run, with seed {seed} instead of {seed + 1}; give what it was"):
-        Record(out, RUN, seed + 1)
+def test_the_seed_that_was_drawn_is_used_again(out):
+    with Journal(out, RUN) as journal:
+        seed = journal.seed
+        journal.add(0, SAMPLES[0])
+    with Journal(out, RUN) as journal:
+        assert journal.seed == seed
+    with Journal(out, RUN, seed) as journal:
+        assert journal.seed == seed
+    with pytest.raises(ValueError, match=f"out.txt was begun with seed {seed}, not {seed + 1}; give the same"):
+        Journal(out, RUN, seed + 1)
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"temperature": 0.8}, "with temperature 0.7 instead of 0.8"),
-        ({"prompts": "4"}, "with prompts 3 instead of 4"),
-        ({"stop": ()}, r"with stop \['\\n'\] instead of \[\]"),
-        ({"top_k": 3}, "with top_k None instead of 3"),
+        ({"temperature": 0.8}, "begun with temperature 0.7, not 0.8"),
+        ({"prompts": "4"}, "begun with prompts 3, not 4"),
+        ({"stop": ()}, r"begun with stop \['\\n'\], not \[\]"),
+        ({"top_k": 3}, "begun with top_k None, not 3"),
     ],
 )
-def test_another_run_is_not_mixed_in(out, part, other, message):
-    with Record(out, RUN, 1) as record:
-        record.add(1, SAMPLES[1])
+def test_a_run_with_other_settings_is_refused(out, part, other, message):
+    with Journal(out, RUN, 1) as journal:
+        journal.add(1, SAMPLES[1])
     before = part.read_bytes()
     with pytest.raises(ValueError, match=message):
-        Record(out, {**RUN, **other}, 1)
+        Journal(out, {**RUN, **other}, 1)
     assert part.read_bytes() == before
 
 
@@ -97,57 +97,59 @@ def test_another_run_is_not_mixed_in(out, part, other, message):
         (b'{"run": {"prompts": "3", "temperature": 0.7, "stop": ["\\n"], "seed": 1}}\n\xff\n{"number": 1}\n', 2),
     ],
 )
-def test_a_file_that_is_no_record_stays_as_it_is(out, part, content, number):
+def test_a_file_that_is_not_a_journal_is_left_alone(out, part, content, number):
     part.write_bytes(content)
-    with pytest.raises(ValueError, match=f"damaged in line {number}, or no record of a run; choose another --out"):
-        Record(out, RUN, 1)
+    with pytest.raises(ValueError, match=f"damaged in line {number}, or not a journal of this program; choose"):
+        Journal(out, RUN, 1)
     assert part.read_bytes() == content
 
 
-def test_a_file_that_is_there_is_not_overwritten(out, part):
+def test_an_existing_file_is_not_overwritten(out, part):
     out.write_text("mine")
-    with pytest.raises(FileExistsError, match=r"out.txt is there already; choose another --out, or remove it"):
-        Record(out, RUN, 1)
+    with pytest.raises(FileExistsError, match=r"out.txt exists already; choose another --out, or remove it"):
+        Journal(out, RUN, 1)
     assert out.read_text() == "mine" and not part.exists()
 
 
-def test_a_kill_between_the_file_and_the_records_end(out, part):
-    with Record(out, RUN, 1) as record:
-        record.add(0, SAMPLES[0])
+def test_a_kill_after_the_file_and_before_the_journals_removal(out, part):
+    with Journal(out, RUN, 1) as journal:
+        journal.add(0, SAMPLES[0])
         content = part.read_bytes()
-        record.finish(["naïve"])
+        journal.finish(["naïve"])
     part.write_bytes(content)
-    with Record(out, RUN, 1) as record:
-        record.finish(["naïve"])
+    with Journal(out, RUN, 1) as journal:
+        journal.finish(["naïve"])
     assert out.read_text() == "naïve\n" and not part.exists()
 
 
-def test_two_processes_do_not_write_one_record(out):
-    pytest.importorskip("fcntl")
-    script = "import sys; from gpt2_tf.files.journal import Record; Record(sys.argv[1], {}, 1)"
-    with Record(out, {}, 1):
+def test_two_processes_do_not_write_the_same_journal(out):
+    script = "import sys; from gpt2_tf.files.journal import Journal; Journal(sys.argv[1], {}, 1)"
+    with Journal(out, {}, 1):
         ran = subprocess.run([sys.executable, "-c", script, out], capture_output=True, text=True, timeout=60)
     assert "BlockingIOError" in ran.stderr
-    assert f"{out}.part is being written by another process; wait for it, or choose another --out" in ran.stderr
+    assert (
+        f"{out} is being written by another process; wait until that process ends, or choose another --out"
+        in ran.stderr
+    )
     assert subprocess.run([sys.executable, "-c", script, out], timeout=60).returncode == 0
 
 
-def test_a_record_without_samples_gives_way_to_other_settings(out, part):
-    """A mistake is often found after the record has begun, and is then put right."""
-    with Record(out, {"top_k": 5000}, 1):
+def test_a_journal_without_results_takes_other_settings(out, part):
+    """A wrong setting is often found only after the journal was begun."""
+    with Journal(out, {"top_k": 5000}, 1):
         pass
     assert part.exists()
-    with Record(out, {"top_k": 50}, 1) as record:
-        record.add(0, {"text": "a"})
-    with pytest.raises(ValueError, match="of another run, with top_k 50 instead of 5000"):
-        Record(out, {"top_k": 5000}, 1)
+    with Journal(out, {"top_k": 50}, 1) as journal:
+        journal.add(0, {"text": "a"})
+    with pytest.raises(ValueError, match=r"begun with top_k 50, not 5000; .*remove .*out\.txt\.part to start again"):
+        Journal(out, {"top_k": 5000}, 1)
 
 
 @pytest.mark.parametrize("content", [b"my notes", b'{"ruin": 1'])
-def test_notes_without_a_line_end_stay_too(out, part, content):
+def test_a_file_without_a_line_end_is_left_alone(out, part, content):
     part.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged in line 1, or no record of a run"):
-        Record(out, {}, 1)
+    with pytest.raises(ValueError, match="is damaged in line 1, or not a journal"):
+        Journal(out, {}, 1)
     assert part.read_bytes() == content
 
 
@@ -156,17 +158,17 @@ def test_notes_without_a_line_end_stay_too(out, part, content):
 
 @pytest.fixture
 def shards(out):
-    """Three records of one run, each with its sample, as if all had ended at the same time."""
-    records = [Record(out, RUN, 1, Shard(number, 3)) for number in range(3)]
-    for number, record in enumerate(records):
-        record.add(number, SAMPLES[number])
-    yield records
-    for record in records:
-        record.file.close()
+    """Three journals of one run, each with its result, as if all had ended at the same time."""
+    journals = [Journal(out, RUN, 1, Shard(number, 3)) for number in range(3)]
+    for number, journal in enumerate(journals):
+        journal.add(number, SAMPLES[number])
+    yield journals
+    for journal in journals:
+        journal.close()
 
 
-def finish(record, samples):
-    record.finish(samples[number]["text"] for number in range(3))
+def finish(journal, samples):
+    journal.finish(samples[number]["text"] for number in range(3))
 
 
 def names(out):
@@ -175,72 +177,74 @@ def names(out):
 
 def test_the_last_shard_writes_the_file(out):
     for number in (2, 0, 1):
-        with Record(out, RUN, 1, Shard(number, 3)) as record:
-            assert record.part.name == f"out.txt.{number}-of-3.part"
-            assert record.gather(3) is None
-            record.add(number, SAMPLES[number])
-            samples = record.gather(3)
+        with Journal(out, RUN, 1, Shard(number, 3)) as journal:
+            assert journal.path.name == f"out.txt.{number}-of-3.part"
+            assert journal.collect(3) is None
+            journal.add(number, SAMPLES[number])
+            samples = journal.collect(3)
             assert (samples is None) == (number != 1) and not out.exists()
-            assert record.done == {number: SAMPLES[number]}
+            assert journal.results == {number: SAMPLES[number]}
             if samples:
-                finish(record, samples)
+                finish(journal, samples)
     assert out.read_bytes() == "naïve\ntwo\nlines\n色\n".encode()
     assert names(out) == ["out.txt"]
 
 
 def test_shards_that_end_at_once_write_the_same(out, shards):
-    gathered = [record.gather(3) for record in shards]
+    gathered = [journal.collect(3) for journal in shards]
     assert gathered == [dict(enumerate(SAMPLES))] * 3
-    for record, samples in zip(shards, gathered, strict=True):
-        finish(record, samples)
+    for journal, samples in zip(shards, gathered, strict=True):
+        finish(journal, samples)
         assert out.read_bytes() == "naïve\ntwo\nlines\n色\n".encode()
     assert names(out) == ["out.txt"]
 
 
-def test_a_shard_that_ends_after_the_file_is_there(out, shards):
-    finish(shards[1], shards[1].gather(3))
-    assert shards[0].gather(3) is None
+def test_a_shard_that_ends_after_the_file_is_written(out, shards):
+    finish(shards[1], shards[1].collect(3))
+    assert shards[0].collect(3) is None
+    for journal in shards:
+        journal.close()
     assert names(out) == ["out.txt"]
 
 
-def test_a_killed_end_is_done_again(out, shards):
-    """Killed before the file was there; and after it, as the records went."""
-    for record in shards:
-        record.file.close()
-    with Record(out, RUN, 1, Shard(2, 3)) as record:
-        finish(record, record.gather(3))
+def test_a_kill_while_finishing_is_repaired_by_the_next_run(out, shards):
+    """Killed before the file was written, or while the journals were being removed."""
+    for journal in shards:
+        journal.close()
+    with Journal(out, RUN, 1, Shard(2, 3)) as journal:
+        finish(journal, journal.collect(3))
     (out.parent / "out.txt.2-of-3.part").write_bytes(b"")
-    with Record(out, RUN, 1, Shard(2, 3)) as record:
-        assert record.gather(3) is None
-    with pytest.raises(FileExistsError, match=r"out\.txt is there already"):
-        Record(out, RUN, 1, Shard(0, 3))
+    with Journal(out, RUN, 1, Shard(2, 3)) as journal:
+        assert journal.collect(3) is None
+    with pytest.raises(FileExistsError, match=r"out\.txt exists already"):
+        Journal(out, RUN, 1, Shard(0, 3))
 
 
-def test_a_shard_cut_anywhere_counts_as_far_as_it_goes(out, shards):
-    part = shards[0].part
+def test_the_complete_lines_of_another_shard_count(out, shards):
+    part = shards[0].path
     whole = part.read_bytes()
     for size in range(len(whole)):
         part.write_bytes(whole[:size])
-        assert shards[1].gather(3) is None
+        assert shards[1].collect(3) is None
     part.write_bytes(whole)
-    assert len(shards[1].gather(3)) == 3
+    assert len(shards[1].collect(3)) == 3
 
 
-def test_shards_are_of_one_run(out, shards):
-    shards[2].file.close()
-    for run, seed, name in (({**RUN, "temperature": 0.8}, 1, "temperature 0.7 instead of 0.8"), (RUN, 2, "seed 1 ins")):
-        shards[2].part.unlink()
-        with pytest.raises(ValueError, match=f"out.txt.0-of-3.part is of another run, with {name}"):
-            Record(out, run, seed, Shard(2, 3))
-    with Record(out, RUN, 1, Shard(2, 3)):
+def test_shards_with_different_settings_are_refused(out, shards):
+    shards[2].close()
+    for run, seed, name in (({**RUN, "temperature": 0.8}, 1, "temperature 0.7, not 0.8"), (RUN, 2, "seed 1, not 2")):
+        shards[2].path.unlink()
+        with pytest.raises(ValueError, match=f"out.txt was begun with {name}; .*remove .*out.txt.0-of-3.part"):
+            Journal(out, run, seed, Shard(2, 3))
+    with Journal(out, RUN, 1, Shard(2, 3)):
         pass
 
 
-def test_a_mistaken_shard_without_samples_stands_in_nobodys_way(out):
-    with Record(out, {"top_k": 5000}, 1, Shard(0, 2)):
+def test_a_shard_with_other_settings_and_no_results_is_ignored(out):
+    with Journal(out, {"top_k": 5000}, 1, Shard(0, 2)):
         pass
-    with Record(out, {"top_k": 50}, 1, Shard(1, 2)) as record:
-        record.add(0, SAMPLES[0])  # all there is to do
-        assert record.gather(1) == {0: SAMPLES[0]}
-        record.finish(["naïve"])
+    with Journal(out, {"top_k": 50}, 1, Shard(1, 2)) as journal:
+        journal.add(0, SAMPLES[0])  # all there is to do
+        assert journal.collect(1) == {0: SAMPLES[0]}
+        journal.finish(["naïve"])
     assert names(out) == ["out.txt"]

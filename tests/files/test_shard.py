@@ -1,27 +1,29 @@
-"""Shares of a list: all of it, each row once, whole batches."""
+"""Shards of a list: together they have each row once, in batches that are not split."""
 
 import pytest
 
-from gpt2_tf.files.shard import WHOLE, Shard, parse
+from gpt2_tf.files.shard import UNSHARDED, Shard, parse_shard
 
 
-@pytest.mark.parametrize("of", [1, 2, 3, 7])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_each_row_is_in_one_share(of, batch_size):
+def test_each_row_is_in_exactly_one_shard(count, batch_size):
     for rows in range(40):
-        batches = [range(first, min(first + batch_size, rows)) for first in WHOLE.firsts(rows, batch_size)]
-        shares = []
-        for number in range(of):
-            shard = Shard(number, of)
-            share = [range(first, min(first + batch_size, rows)) for first in shard.firsts(rows, batch_size)]
-            assert shard.count(rows, batch_size) == sum(map(len, share))
-            assert share == batches[number::of]
-            shares += share
-        assert sorted(row for batch in shares for row in batch) == list(range(rows))
+        batches = [range(first, min(first + batch_size, rows)) for first in UNSHARDED.batch_starts(rows, batch_size)]
+        shards = []
+        for index in range(count):
+            shard = Shard(index, count)
+            rows_of_shard = [
+                range(first, min(first + batch_size, rows)) for first in shard.batch_starts(rows, batch_size)
+            ]
+            assert shard.n_rows(rows, batch_size) == sum(map(len, rows_of_shard))
+            assert rows_of_shard == batches[index::count]
+            shards += rows_of_shard
+        assert sorted(row for batch in shards for row in batch) == list(range(rows))
 
 
-def test_what_is_typed():
-    assert parse("0/4") == Shard(0, 4) and str(Shard(3, 4)) == "3/4" and parse("0/1") == WHOLE
+def test_parse_shard():
+    assert parse_shard("0/4") == Shard(0, 4) and str(Shard(3, 4)) == "3/4" and parse_shard("0/1") == UNSHARDED
     for text in ("4/4", "1", "", "/", "-1/4", "a/4", "1/", "0/0", "1/4/2", "1.0/4"):
-        with pytest.raises(ValueError, match=f"'{text}' is given, but it must be a share and their number, 0/4 to"):
-            parse(text)
+        with pytest.raises(ValueError, match=f"the shard is '{text}', but must be INDEX/COUNT"):
+            parse_shard(text)

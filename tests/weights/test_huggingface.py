@@ -597,7 +597,7 @@ def test_a_long_runs_record_knows_the_model_by_all_its_files(saved, copy, tmp_pa
     with batch.begin(tmp_path / "out", ["x"], saved, settings) as record:
         record.add(0, {"text": "x"})
     with batch.begin(tmp_path / "out", ["x"], copy, settings) as record:
-        assert record.done == {0: {"text": "x"}}
+        assert record.results == {0: {"text": "x"}}
 
     def change(tensors):
         tensors["transformer.wte.weight"][-1, -1] += 1
