@@ -100,7 +100,12 @@ def move_into_place(paths: Sequence[Path], folder: str | os.PathLike) -> None:
         paths: on the same file system as `folder`.
         folder: an existing folder; files in it are replaced, and so are empty folders.
 
-    Example: see `staging_folder`.
+    Example:
+        >>> os.mkdir("archive")
+        >>> Path("report").touch()
+        >>> move_into_place([Path("report")], "archive")
+        >>> os.listdir("archive")
+        ['report']
     """
     folder = Path(folder)
     for path in paths:
