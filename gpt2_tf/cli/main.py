@@ -222,9 +222,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    from gpt2_tf.pretrained.convert import convert, form
+    from gpt2_tf.pretrained.convert import convert, find_form
 
-    if "keras-nlp" in (args.to, form(Path(args.source))):
+    if "keras-nlp" in (args.to, find_form(Path(args.source))):
         from gpt2_tf import GPT2  # noqa: F401 - so that TensorFlow comes in silence
     print(convert(args.source, args.target, args.to, args.models_dir))
 

@@ -19,7 +19,7 @@ from encoder.bpe import Encoder
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import distribute, kv_cache
 from gpt2_tf.model.loss import cross_entropy
-from gpt2_tf.weights import checkpoint, huggingface
+from gpt2_tf.weights import checkpoint, huggingface, peft
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -576,9 +576,9 @@ class GPT2(keras.Model):
             OSError: it isn't there, or the download failed.
             ValueError: a GPT-2 with other arithmetic (its settings are named), or damaged files.
         """
-        folder = huggingface.find(model, revision)
-        hparams = huggingface.hparams(folder)
-        tensors = huggingface.tensors(folder, hparams)
+        folder = huggingface.find_folder(model, revision)
+        hparams = huggingface.read_hparams(folder)
+        tensors = huggingface.read_tensors(folder, hparams)
         gpt2 = cls(hparams, w_init_stdev=None)
         for name, variable in gpt2.named_weights().items():
             variable.assign(np.asarray(tensors[name]))
@@ -599,12 +599,12 @@ class GPT2(keras.Model):
         """
         adapters = self._own_adapters()
         shapes = {name: variable.shape for name, variable in adapters.items()}
-        for name, array in huggingface.adapters(folder, shapes, self.lora_rank).items():
+        for name, array in peft.read_adapters(folder, shapes, self.lora_rank).items():
             adapters[name].assign(array)
 
     def save_adapters(self, folder: str | os.PathLike) -> None:
         """Writes the adapters alone, as PEFT reads them: `adapter_config.json`, `adapter_model.safetensors`."""
-        huggingface.save_adapters(folder, self._own_adapters(), self.lora_rank)
+        peft.save_adapters(folder, self._own_adapters(), self.lora_rank)
 
     def _own_adapters(self) -> dict[str, keras.Variable]:
         if not self.lora_rank:

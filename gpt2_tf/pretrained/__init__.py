@@ -1,4 +1,12 @@
-"""A model's name or folder -> the model and its encoder: downloads, loading, conversion between forms."""
+"""Pretrained models: a name or folder -> the model and its encoder; conversion between the forms of a model's folder.
+
+    load         find a model by its name, load it, describe it
+    download     OpenAI's files
+    convert      one form of a model's folder -> another
+    keras_nlp    KerasNLP's GPT-2 (now KerasHub's) <-> ours
+
+Public names: `load`, `load_encoder`, `convert`, `to_keras_nlp`, `from_keras_nlp`.
+"""
 
 from gpt2_tf.lazy import public_names
 
@@ -6,6 +14,7 @@ public_names(
     __name__,
     {
         "load": "gpt2_tf.pretrained.load:load",
+        "load_encoder": "gpt2_tf.pretrained.load:load_encoder",
         "convert": "gpt2_tf.pretrained.convert:convert",
         "to_keras_nlp": "gpt2_tf.pretrained.keras_nlp:to_keras_nlp",
         "from_keras_nlp": "gpt2_tf.pretrained.keras_nlp:from_keras_nlp",

@@ -1,9 +1,11 @@
-"""A model's folder -> the same in another form, a tensor at a time and, but for KerasNLP's, without TensorFlow."""
+"""Convert a model's folder to another form, one tensor at a time.
+
+TensorFlow is needed only for KerasNLP's form.
+"""
 
 import dataclasses
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,92 +14,107 @@ import numpy as np
 
 from encoder import Encoder
 from gpt2_tf.files import progress
+from gpt2_tf.files.atomic import atomic_path
 from gpt2_tf.hparams import HParams
 from gpt2_tf.pretrained import FORMS
 from gpt2_tf.pretrained.load import VOCABULARY, find_model_dir
-from gpt2_tf.weights import checkpoint, huggingface, tensor_bundle
+from gpt2_tf.weights import checkpoint, hf_tokenizer, huggingface, tensor_bundle
 
 
 class Source(NamedTuple):
-    """A model that is read as it is needed.
+    """The model to convert. Its weights are read when they are needed.
 
     Attributes:
         form: one of `FORMS`.
-        read: gives a weight by OpenAI's name, as float32 of OpenAI's shape.
-        enc: None where the folder has no vocabulary.
-        step: of a fork's checkpoint, `model-1000`; else 0.
+        hparams: the model's sizes.
+        read_weight: returns the weight of OpenAI's name, as float32 in OpenAI's shape.
+        enc: the encoder, or None for a folder without a vocabulary.
+        step: the step in the name of a checkpoint such as `model-1000`, or 0.
     """
 
     form: str
     hparams: HParams
-    read: Callable[[str], np.ndarray]
+    read_weight: Callable[[str], np.ndarray]
     enc: Encoder | None
     step: int = 0
 
 
 def convert(
-    model: str | os.PathLike, target: str | os.PathLike, to: str | None = None, models_dir: str | os.PathLike = "models"
+    model: str | os.PathLike,
+    target: str | os.PathLike,
+    to: str | None = None,
+    models_dir: str | os.PathLike = "models",
 ) -> Path:
-    """Writes a model as a folder of another form, which appears whole; a progress bar goes to stderr.
+    """Write a model to a new folder of another form. A progress bar is shown on stderr.
 
     Args:
-        model: as `load` takes it, or a folder that KerasNLP's `save_to_preset` wrote.
-        target: a folder that isn't there, or is empty.
-        to: one of `FORMS`; None is "hf" for a model in OpenAI's form, else "openai".
+        model: a name or folder as for `load`, or a folder that KerasNLP's `save_to_preset` wrote.
+        target: the new folder. It may exist if it is empty. It appears complete or not at all.
+        to: "openai", "hf", "gpt-2-simple" or "keras-nlp". By default, "hf" for a model in OpenAI's form and "openai"
+            for any other.
+        models_dir: the folder that holds a folder for each of OpenAI's sizes.
 
     Returns:
-        The folder.
+        The new folder.
 
     Raises:
-        FileExistsError: the target is there.
-        OSError, ValueError, ImportError: as `load` and the form's own, with the extra that is missing.
+        FileExistsError: `target` exists and is not an empty folder.
+        ValueError: there is no such form, or a file of the model is damaged.
+        OSError: there is no such model, or `target` can't be written.
+        ImportError: an extra is missing.
+
+    Example:
+        >>> sorted(path.name for path in convert("shakespeare", "my-hf", to="hf").iterdir())[:3]
+        ['config.json', 'merges.txt', 'model.safetensors']
     """
     target = Path(target)
     if to not in (*FORMS, None):
         raise ValueError(f"there is no form {to!r}; expected {', '.join(FORMS)}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} is there already; name a folder that isn't, or remove it")
-    place = find_model_dir(model, models_dir)
-    source = _source(place)
+        raise FileExistsError(f"{target} exists already; name a new folder, or remove this one")
+    model_dir = find_model_dir(model, models_dir)
+    source = _open_source(model_dir)
     to = to or ("hf" if source.form == "openai" else "openai")
     if source.enc is None:
-        print(f"{place} has no vocabulary, so {target} gets none", file=sys.stderr)
+        print(f"{model_dir} has no vocabulary, so {target} gets none", file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.part-", dir=target.parent) as part:
-        made = Path(part, target.name)
-        made.mkdir()
-        _write(made, to, source, _arrays(source, f"{place.name} -> {to}"))
-        if target.exists():
-            target.rmdir()  # Windows moves nothing over a folder
-        os.replace(made, target)
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
+        _write(temporary, to, source, _read_weights(source, f"{model_dir.name} -> {to}"))
     return target
 
 
-def form(folder: Path) -> str:
-    """In which of the `FORMS` a model's folder is."""
-    if not huggingface.is_folder(folder):
-        return "gpt-2-simple" if _step(folder) is not None else "openai"
-    return "keras-nlp" if (folder / "metadata.json").exists() else "hf"  # KerasNLP's config.json is another
+def find_form(folder: Path) -> str:
+    """Return the form of a model's folder, one of `FORMS`.
+
+    Example:
+        >>> find_form(find_model_dir("shakespeare"))
+        'openai'
+    """
+    if not huggingface.is_huggingface_folder(folder):
+        return "openai" if _step(folder) is None else "gpt-2-simple"
+    # KerasNLP's folders have a config.json too, of other content.
+    return "keras-nlp" if (folder / "metadata.json").exists() else "hf"
 
 
-def _source(folder: Path) -> Source:
-    kind = form(folder)
-    if kind == "keras-nlp":
+def _open_source(folder: Path) -> Source:
+    form = find_form(folder)
+    if form == "keras-nlp":
         from gpt2_tf.pretrained import keras_nlp
 
-        source = Source(kind, *keras_nlp.load_preset(folder))
-    elif kind == "hf":
-        hparams = huggingface.hparams(folder)
-        tensors = huggingface.tensors(folder, hparams)
-        there = _any(folder, (*huggingface.VOCABULARY, "tokenizer.json"))
-        enc = huggingface.encoder(folder, hparams.n_vocab) if there else None
-        source = Source(kind, hparams, lambda name: np.asarray(tensors[name]), enc)
+        source = Source(form, *keras_nlp.load_preset(folder))
+    elif form == "hf":
+        hparams = huggingface.read_hparams(folder)
+        tensors = huggingface.read_tensors(folder, hparams)
+        has_tokenizer = _any_exists(folder, (*hf_tokenizer.VOCABULARY, "tokenizer.json"))
+        enc = hf_tokenizer.read_encoder(folder, hparams.n_vocab) if has_tokenizer else None
+        source = Source(form, hparams, lambda name: np.asarray(tensors[name]), enc)
     else:
         hparams = HParams.from_json(folder / "hparams.json")
         checkpoint.check_parameter_count(folder, hparams.n_params)
         tensors = checkpoint.read_tensors(folder, hparams.shapes)
-        enc = Encoder.from_folder(folder) if _any(folder, VOCABULARY) else None
-        source = Source(kind, hparams, lambda name: np.asarray(tensors[name]), enc, _step(folder) or 0)
+        enc = Encoder.from_folder(folder) if _any_exists(folder, VOCABULARY) else None
+        source = Source(form, hparams, lambda name: np.asarray(tensors[name]), enc, _step(folder) or 0)
     if source.enc and source.enc.n_vocab != source.hparams.n_vocab:
         raise ValueError(
             f"{folder}: the vocabulary has {source.enc.n_vocab} tokens, but n_vocab is {source.hparams.n_vocab}"
@@ -106,23 +123,23 @@ def _source(folder: Path) -> Source:
 
 
 def _step(folder: Path) -> int | None:
-    """The step in the name of a fork's checkpoint, `model-1000`."""
     return checkpoint.step_of(checkpoint.latest_checkpoint(folder))
 
 
-def _any(folder: Path, names: tuple[str, ...]) -> bool:
+def _any_exists(folder: Path, names: tuple[str, ...]) -> bool:
     return any((folder / name).exists() for name in names)
 
 
-def _arrays(source: Source, title: str) -> Iterator[np.ndarray]:
-    """The weights in order of name, none of them held here."""
+def _read_weights(source: Source, title: str) -> Iterator[np.ndarray]:
+    """Yield the weights in the order of `hparams.shapes`, one at a time."""
     with progress.bar(desc=title, total=4 * source.hparams.n_params, unit="B", unit_scale=True) as bar:
         for name, shape in source.hparams.shapes.items():
-            yield source.read(name)
+            yield source.read_weight(name)
             bar.update(4 * int(np.prod(shape)))
 
 
 def _write(folder: Path, to: str, source: Source, arrays: Iterator[np.ndarray]) -> None:
+    """Write the model to a folder of the form `to`."""
     hparams, enc = source.hparams, source.enc
     if to == "hf":
         return huggingface.save(folder, hparams, arrays, enc)
@@ -133,8 +150,8 @@ def _write(folder: Path, to: str, source: Source, arrays: Iterator[np.ndarray]) 
     step = source.step if to == "gpt-2-simple" else None
     name = checkpoint.NAME if step is None else f"model-{step}"
     tensor_bundle.write_bundle(folder / name, hparams.shapes, arrays)
-    for file, content in checkpoint.pointer_files(name, step).items():
-        (folder / file).write_text(content)
+    for file_name, content in checkpoint.pointer_files(name, step).items():
+        (folder / file_name).write_text(content)
     dataclasses.replace(hparams, dropout=0).to_json(folder / "hparams.json")
     if enc is not None:
         enc.save(folder)

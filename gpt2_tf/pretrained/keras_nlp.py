@@ -1,4 +1,7 @@
-"""KerasNLP's GPT-2 backbone (KerasHub's, as it is called now) <-> our model, and its preset folders."""
+"""KerasNLP's GPT-2 (now KerasHub's) <-> our model; KerasNLP's preset folders.
+
+Both libraries offer the same classes; KerasHub is taken if it is installed. They come with the extra `[keras-nlp]`.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,40 +13,69 @@ import numpy as np
 from encoder import Encoder
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model.gpt2 import GPT2
-from gpt2_tf.weights import huggingface
+from gpt2_tf.weights import hf_tokenizer
 
 VOCABULARY = ("assets/tokenizer/vocabulary.json", "assets/tokenizer/merges.txt")
 
 
 def to_keras_nlp(model: GPT2) -> keras.Model:
-    """A `GPT2Backbone` with copies of the model's weights, its dropout and its dtype policy.
+    """Make a KerasNLP `GPT2Backbone` with the model's weights, dropout and dtype policy.
+
+    The weights are copied. LoRA adapters are merged into them.
 
     Raises:
         ImportError: the extra `[keras-nlp]` is missing.
+
+    Example:
+        >>> backbone = to_keras_nlp(model)  # doctest: +SKIP
+        >>> backbone.num_layers  # doctest: +SKIP
+        6
     """
     weights = model.merged_weights()
     arrays = (weights[name].numpy() for name in model.hparams.shapes)
-    return _backbone(model.hparams, arrays, model.dtype_policy.name)
+    return _make_backbone(model.hparams, arrays, model.dtype_policy.name)
 
 
 def from_keras_nlp(backbone: keras.Model) -> GPT2:
-    """Our model with copies of the weights of a `GPT2Backbone`, or of a task's such as `GPT2CausalLM`; LoRA is merged.
+    """Make a model with the weights of a KerasNLP `GPT2Backbone`.
 
-    Its dropout is 0, as with `from_checkpoint`.
+    The weights are copied. LoRA adapters are merged into them. The dropout is 0.
+
+    Args:
+        backbone: a `GPT2Backbone`, or a task model that has one, such as `GPT2CausalLM`.
 
     Raises:
-        TypeError: another backbone.
-        ValueError: one that is quantized, or as no GPT-2 is.
+        TypeError: the backbone is not a GPT-2's.
+        ValueError: the backbone is quantized, or has a size that no GPT-2 has.
+
+    Example:
+        >>> from_keras_nlp(keras.Sequential())
+        Traceback (most recent call last):
+            ...
+        TypeError: from_keras_nlp takes a GPT2Backbone, not a Sequential
+        >>> from_keras_nlp(to_keras_nlp(model)).hparams == model.hparams  # doctest: +SKIP
+        True
     """
-    hparams, read = reader(backbone)
+    hparams, read_weight = weight_reader(backbone)
     model = GPT2(hparams, w_init_stdev=None)
     for name, variable in model.named_weights().items():
-        variable.assign(read(name))
+        variable.assign(read_weight(name))
     return model
 
 
-def reader(backbone: keras.Model) -> tuple[HParams, Callable[[str], np.ndarray]]:
-    """The hyperparameters, and what gives a weight by OpenAI's name, as float32 of OpenAI's shape. Raises as above."""
+def weight_reader(backbone: keras.Model) -> tuple[HParams, Callable[[str], np.ndarray]]:
+    """Return the sizes of a backbone, and a function that returns a weight by OpenAI's name.
+
+    The function's result is float32 in OpenAI's shape.
+
+    Raises:
+        TypeError, ValueError: as for `from_keras_nlp`.
+
+    Example:
+        >>> hparams, read_weight = weight_reader(to_keras_nlp(model))  # doctest: +SKIP
+        >>> read_weight("model/wte").shape  # doctest: +SKIP
+        (1024, 256)
+    """
     backbone = getattr(backbone, "backbone", backbone)
     if type(backbone).__name__ != "GPT2Backbone":
         raise TypeError(f"from_keras_nlp takes a GPT2Backbone, not a {type(backbone).__name__}")
@@ -54,7 +86,9 @@ def reader(backbone: keras.Model) -> tuple[HParams, Callable[[str], np.ndarray]]
         )
     layers = _layers(backbone)
     if modes := {mode for parts in layers.values() for layer in parts if (mode := layer.quantization_mode)}:
-        raise ValueError(f"the backbone is quantized ({', '.join(modes)}); give the one that it was made from")
+        raise ValueError(
+            f"the backbone is quantized ({', '.join(sorted(modes))}); convert the backbone from before quantization"
+        )
     hparams = HParams(
         n_vocab=backbone.vocabulary_size,
         n_ctx=backbone.max_sequence_length,
@@ -64,48 +98,64 @@ def reader(backbone: keras.Model) -> tuple[HParams, Callable[[str], np.ndarray]]
     )
     shapes = hparams.shapes
 
-    def read(name: str) -> np.ndarray:
+    def read_weight(name: str) -> np.ndarray:
         parts = [
             keras.ops.convert_to_numpy(weight).astype(np.float32, copy=False).reshape(*shapes[name][:-1], -1)
             for weight in _weights(layers, name)
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
-    return hparams, read
+    return hparams, read_weight
 
 
 def load_preset(folder: Path) -> tuple[HParams, Callable[[str], np.ndarray], Encoder | None]:
-    """What a folder of `save_to_preset` holds: as `reader`, and the encoder where there is one."""
-    hparams, read = reader(_library().models.GPT2Backbone.from_preset(str(folder)))
+    """Load a folder that KerasNLP's `save_to_preset` wrote.
+
+    Returns:
+        The results of `weight_reader`, and the encoder, or None for a folder without a tokenizer.
+
+    Example:
+        >>> hparams, read_weight, enc = load_preset(Path("preset"))  # doctest: +SKIP
+    """
+    hparams, read_weight = weight_reader(_library().models.GPT2Backbone.from_preset(str(folder)))
     vocabulary, merges = (folder / name for name in VOCABULARY)
-    enc = huggingface.encoder_of(vocabulary, merges, {}, hparams.n_vocab) if vocabulary.exists() else None
-    return hparams, read, enc
+    if not vocabulary.exists():
+        return hparams, read_weight, None
+    return hparams, read_weight, hf_tokenizer.encoder_from_files(vocabulary, merges, {}, hparams.n_vocab)
 
 
 def save_preset(folder: Path, hparams: HParams, arrays: Iterable[np.ndarray], enc: Encoder | None) -> None:
-    """Writes what `GPT2Backbone.from_preset` reads, and with an encoder `GPT2CausalLM.from_preset` too.
+    """Write a folder that `GPT2Backbone.from_preset` reads. With an encoder, `GPT2CausalLM.from_preset` reads it too.
 
     Args:
-        arrays: the weights in the order of `hparams.shapes`, each asked for once the one before is copied.
+        folder: an existing folder.
+        hparams: the model's sizes.
+        arrays: the weights in the order of `hparams.shapes`. Each array is taken after the one before it is copied.
+        enc: the model's encoder, or None.
+
+    Example:
+        >>> save_preset(Path("preset"), hparams, arrays, enc)  # doctest: +SKIP
     """
-    _backbone(hparams, arrays).save_to_preset(str(folder))
+    _make_backbone(hparams, arrays).save_to_preset(str(folder))
     if enc is not None:
-        ids, merges = huggingface.vocabulary(enc)
+        ids, merges = hf_tokenizer.vocab_and_merges(enc)
         _library().tokenizers.GPT2Tokenizer(vocabulary=ids, merges=merges).save_to_preset(str(folder))
 
 
 def _library() -> ModuleType:
+    """Return KerasHub or KerasNLP, whichever is installed."""
     try:
         import keras_hub as library
     except ImportError:
         try:
             import keras_nlp as library
         except ImportError:
-            raise ImportError("KerasNLP's models need the extra: pip install 'gpt2-tf[keras-nlp]'") from None
+            raise ImportError("KerasNLP's models need an extra: pip install 'gpt2-tf[keras-nlp]'") from None
     return library
 
 
-def _backbone(hparams: HParams, arrays: Iterable[np.ndarray], dtype: str | None = None) -> keras.Model:
+def _make_backbone(hparams: HParams, arrays: Iterable[np.ndarray], dtype: str | None = None) -> keras.Model:
+    """Make a `GPT2Backbone` with the given weights and dtype policy."""
     backbone = _library().models.GPT2Backbone(
         vocabulary_size=hparams.n_vocab,
         num_layers=hparams.n_layer,
@@ -125,7 +175,7 @@ def _backbone(hparams: HParams, arrays: Iterable[np.ndarray], dtype: str | None 
 
 
 def _layers(backbone: keras.Model) -> dict[str, tuple[keras.layers.Layer, ...]]:
-    """The layers by OpenAI's names; `c_attn` is three of them, for the queries, the keys and the values."""
+    """Return the layers by OpenAI's names. `c_attn` is three layers: for the queries, the keys and the values."""
     layers = {
         "model/wte": (backbone.get_layer("token_embedding"),),
         "model/wpe": (backbone.get_layer("position_embedding"),),
@@ -146,7 +196,7 @@ def _layers(backbone: keras.Model) -> dict[str, tuple[keras.layers.Layer, ...]]:
 
 
 def _weights(layers: dict, name: str) -> list:
-    """The weights that together are OpenAI's of this name, each with its axes as KerasNLP cuts them into heads."""
+    """Return the weights that together make OpenAI's weight of a name; their heads have an axis of their own."""
     if name == "model/wte":
         return [layers[name][0].embeddings]
     if name == "model/wpe":

@@ -1,7 +1,13 @@
-"""A model's name -> its folder, of OpenAI's files or Hugging Face's -> the model and its encoder."""
+"""Find the folder of a model by its name, and load the model and its encoder.
 
+A name is one of OpenAI's sizes ("124M"), "shakespeare" (the bundled model), "hf:user/name" (a model of the Hugging
+Face hub), or a folder in OpenAI's or Hugging Face's form.
+"""
+
+import difflib
 import hashlib
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,146 +15,55 @@ from typing import TYPE_CHECKING
 from encoder import Encoder
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, HParams, canonical_size
 from gpt2_tf.pretrained import download
-from gpt2_tf.weights import huggingface
+from gpt2_tf.weights import hf_tokenizer, huggingface
 from gpt2_tf.weights.checkpoint import latest_checkpoint
-from gpt2_tf.weights.tensor_bundle import data_sizes, read_index
+from gpt2_tf.weights.tensor_bundle import Entry, data_paths, data_sizes, read_index
 
 if TYPE_CHECKING:
     from gpt2_tf.model.gpt2 import GPT2
 
 BUNDLED = "shakespeare"
-HUB = "hf:"
+HUB = "hf:"  # the prefix of names on the Hugging Face hub
+HUB_SIZES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 VOCABULARY = ("encoder.json", "vocab.bpe")
-UNREAD = {"checkpoint", download.META}  # for OpenAI's code; a folder without them loads
-
-
-def find_model_dir(
-    model: str | os.PathLike,
-    models_dir: str | os.PathLike = "models",
-    names: Collection[str] = download.FILES,
-) -> Path:
-    """The folder of a model: of a size ("124M"), "shakespeare", of Hugging Face's hub ("hf:user/name"), or a path.
-
-    Those of a size's `names` that are missing in `models_dir` are fetched; files that are there stay as they are. The
-    hub's files are kept where its library keeps them; the weights come with `download.INDEX` among the `names`.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: neither a model's name nor a folder.
-        OSError: the download failed.
-    """
-    if str(model).startswith(HUB):
-        return huggingface.fetch(str(model).removeprefix(HUB), weights=download.INDEX in names)
-    folder = _place(model, models_dir)
-    if _is_size(model):
-        missing = [name for name in names if not (folder / name).exists()]
-        if set(missing) - UNREAD:
-            download.download(model, models_dir, names=missing)
-        return folder
-    if not folder.exists() or not str(model):
-        raise FileNotFoundError(
-            f"there is no model {str(model)!r}: expected a size ({', '.join(SIZES)}), {BUNDLED!r}, "
-            f"{HUB}NAME of the Hugging Face hub, or a folder"
-        )
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder; a model is one with hparams.json, model.ckpt.* and so on")
-    return folder
-
-
-def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> dict[str, str]:
-    """What a model is, by what its files say, without TensorFlow and without fetching weights.
-
-    Raises:
-        OSError, ValueError: as `load`, but for a size that isn't there: its table entry describes it.
-    """
-    folder = _place(model, models_dir)
-    if _is_size(model) and not (folder / download.INDEX).exists():
-        hparams = HParams.from_size(model)
-        elsewhere = "" if os.fspath(models_dir) == "models" else f" --models-dir {models_dir}"
-        weights = f"not in {folder}; `gpt2-tf download {canonical_size(model)}{elsewhere}` fetches them"
-    else:
-        folder = find_model_dir(model, models_dir, names=())
-        if huggingface.is_folder(folder):
-            hparams = huggingface.hparams(folder)
-            weights = _safetensors(folder, hparams)
-        else:
-            hparams = HParams.from_json(folder / "hparams.json")
-            checkpoint = latest_checkpoint(folder)
-            tensors = read_index(f"{checkpoint}.index")
-            weights = f"{len(tensors)} tensors, {_data(checkpoint, data_sizes(tensors))}"
-    values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
-    values |= {"parameters": f"{hparams.n_params:,}", "weights": weights}
-    vocabulary = VOCABULARY
-    if huggingface.is_folder(folder):
-        vocabulary = () if (folder / "tokenizer.json").exists() else huggingface.VOCABULARY
-    if folder.exists() and (missing := [name for name in vocabulary if not (folder / name).exists()]):
-        values["vocabulary"] = f"{' and '.join(missing)} missing"
-    return {key: str(value) for key, value in values.items()}
-
-
-def fingerprint(folder: str | os.PathLike) -> str:
-    """What tells a model from every other: of OpenAI's form by the index, which has the checksum of each tensor."""
-    if huggingface.is_folder(folder):
-        paths = huggingface.files(folder)
-    else:
-        paths = [
-            Path(folder, name) for name in ("hparams.json", *VOCABULARY, f"{latest_checkpoint(folder).name}.index")
-        ]
-    hashes = []
-    for path in paths:
-        with open(path, "rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").digest())
-    return sha256(b"".join(hashes))
-
-
-def sha256(content: bytes) -> str:
-    """The first 16 hexadecimal digits, which are enough to tell files apart, in words for a table."""
-    return f"SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
-
-
-def _safetensors(folder: Path, hparams: HParams) -> str:
-    if not any((folder / name).exists() for name in huggingface.WEIGHTS):
-        return f"no {huggingface.WEIGHTS[0]} in {folder}"
-    tensors = huggingface.tensors(folder, hparams).values()
-    files = sorted({tensor.path.name for tensor in tensors})
-    return f"{len(tensors)} tensors, {sum(tensor.size for tensor in tensors):,} bytes in {' and '.join(files)}"
-
-
-def _data(checkpoint: Path, sizes: dict[int, int]) -> str:
-    """What is there of the files that hold the weights, `sizes` bytes each by their numbers."""
-    expected = sum(sizes.values())
-    paths = [Path(f"{checkpoint}.data-{shard:05d}-of-{len(sizes):05d}") for shard in sizes]
-    found = sum(path.stat().st_size for path in paths if path.exists())
-    if found == expected:
-        return f"{expected:,} bytes in {checkpoint.name}"
-    return (
-        f"but {found:,} of {expected:,} bytes in {checkpoint.name}: {' and '.join(p.name for p in paths)} isn't whole"
-    )
-
-
-def _is_size(model: str | os.PathLike) -> bool:
-    return model in SIZES or model in OLDER_NAMES
-
-
-def _place(model: str | os.PathLike, models_dir: str | os.PathLike) -> Path:
-    """Where a model's folder is, or would be."""
-    if _is_size(model):
-        return Path(models_dir, canonical_size(model))
-    return Path(__file__).parents[1] / "bundled" / BUNDLED if model == BUNDLED else Path(model)
+OPTIONAL = {"checkpoint", download.META}  # OpenAI's code needs these files; a folder loads here without them
 
 
 def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> "tuple[GPT2, Encoder]":
-    """The model and its encoder, by a size ("124M"), by "shakespeare" (bundled), by "hf:user/name" of the
-    Hugging Face hub (the extra `[hf]`), or from a folder of OpenAI's files or of Hugging Face's.
+    """Load a model and its encoder.
+
+    Args:
+        model: a size of OpenAI ("124M", "355M", "774M" or "1558M"), "shakespeare" (the bundled model), "hf:user/name"
+            (a model of the Hugging Face hub; needs the extra `[hf]`), or a folder in OpenAI's or Hugging Face's form.
+        models_dir: the folder that holds a folder for each of OpenAI's sizes; default "models". A size that is
+            missing there is downloaded.
+
+    Returns:
+        The model with float32 weights, and its encoder.
 
     Raises:
-        OSError: it isn't there, or the download failed.
-        ValueError: the files are damaged, or don't fit one another.
+        OSError: there is no such model, or the download failed.
+        ValueError: a file is damaged, or the files don't fit one another.
+        ImportError: an extra is missing.
+
+    Example:
+        >>> model, enc = load("shakespeare")
+        >>> model.hparams.n_ctx
+        256
+        >>> enc.decode(enc.encode("ROMEO:"))
+        'ROMEO:'
     """
-    from gpt2_tf.model import GPT2  # here, so that `find_model_dir` does without TensorFlow
+    from gpt2_tf.model import GPT2  # imported late, because `find_model_dir` does not need TensorFlow
 
     folder = find_model_dir(model, models_dir)
-    enc = _encoder(folder)
-    gpt2 = GPT2.from_pretrained(folder) if huggingface.is_folder(folder) else GPT2.from_checkpoint(folder)
+    if huggingface.is_huggingface_folder(folder):
+        # The weights' header is checked before the encoder is made, because config.json alone could claim any size.
+        huggingface.read_tensors(folder, huggingface.read_hparams(folder))
+        enc = _read_encoder(folder)
+        gpt2 = GPT2.from_pretrained(folder)
+    else:
+        enc = _read_encoder(folder)
+        gpt2 = GPT2.from_checkpoint(folder)
     if enc.n_vocab != gpt2.hparams.n_vocab:
         raise ValueError(
             f"{folder}: encoder.json has {enc.n_vocab} tokens, but hparams.json says n_vocab {gpt2.hparams.n_vocab}"
@@ -157,11 +72,178 @@ def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> 
 
 
 def load_encoder(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> Encoder:
-    """The encoder of a model alone, for which no weights are fetched. Raises as `load`."""
-    return _encoder(find_model_dir(model, models_dir, VOCABULARY))
+    """Load the encoder of a model. No weights are downloaded or read.
+
+    Args and errors are those of `load`.
+
+    Example:
+        >>> load_encoder("shakespeare").n_vocab
+        1024
+    """
+    return _read_encoder(find_model_dir(model, models_dir, VOCABULARY))
 
 
-def _encoder(folder: Path) -> Encoder:
-    if huggingface.is_folder(folder):
-        return huggingface.encoder(folder, huggingface.hparams(folder).n_vocab)
+def find_model_dir(
+    model: str | os.PathLike,
+    models_dir: str | os.PathLike = "models",
+    names: Collection[str] = download.FILES,
+) -> Path:
+    """Return the folder of a model, after downloading the files that are missing.
+
+    Args:
+        model: as for `load`.
+        models_dir: as for `load`.
+        names: the needed files of a size. Files that exist are never replaced. The weights of a model on the Hugging
+            Face hub are downloaded if `names` holds "model.ckpt.index".
+
+    Raises:
+        FileNotFoundError: there is no model of that name and no such folder.
+        NotADirectoryError: `model` is a file.
+        OSError: the download failed.
+
+    Example:
+        >>> find_model_dir("shakespeare").name
+        'shakespeare'
+        >>> find_model_dir("shakespear")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: there is no model 'shakespear' (did you mean 'shakespeare'?): expected a size (124M, ...
+    """
+    if str(model).startswith(HUB):
+        return huggingface.download_snapshot(str(model).removeprefix(HUB), weights=download.INDEX in names)
+    folder = _model_dir(model, models_dir)
+    if _is_size(model):
+        missing = [name for name in names if not (folder / name).exists()]
+        if set(missing) - OPTIONAL:
+            download.download(model, models_dir, names=missing)
+        return folder
+    if not folder.exists() or not str(model):
+        raise FileNotFoundError(
+            f"there is no model {str(model)!r}{_suggestion(str(model))}: expected a size ({', '.join(SIZES)}), "
+            f"{BUNDLED!r}, {HUB}NAME of the Hugging Face hub, or a folder"
+        )
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder; a model's folder holds hparams.json, model.ckpt.*, ...")
+    return folder
+
+
+def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> dict[str, str]:
+    """Describe a model by its files, without TensorFlow and without downloading weights.
+
+    A size of OpenAI that has not been downloaded is described by its known sizes.
+
+    Args and errors are those of `load`.
+
+    Returns:
+        Names and values, as `gpt2-tf info` prints them.
+
+    Example:
+        >>> describe("shakespeare")["n_layer"]
+        '4'
+    """
+    folder = _model_dir(model, models_dir)
+    if _is_size(model) and not (folder / download.INDEX).exists():
+        hparams = HParams.from_size(model)
+        option = "" if os.fspath(models_dir) == "models" else f" --models-dir {models_dir}"
+        weights = f"not in {folder}; `gpt2-tf download {canonical_size(model)}{option}` fetches them"
+        vocabulary = VOCABULARY
+    else:
+        folder = find_model_dir(model, models_dir, names=())
+        if huggingface.is_huggingface_folder(folder):
+            hparams = huggingface.read_hparams(folder)
+            weights = _describe_safetensors(folder, hparams)
+            vocabulary = () if (folder / "tokenizer.json").exists() else hf_tokenizer.VOCABULARY
+        else:
+            hparams = HParams.from_json(folder / "hparams.json")
+            prefix = latest_checkpoint(folder)
+            weights = _describe_checkpoint(prefix, read_index(f"{prefix}.index"))
+            vocabulary = VOCABULARY
+    values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
+    values |= {"parameters": f"{hparams.n_params:,}", "weights": weights}
+    if folder.exists() and (missing := [name for name in vocabulary if not (folder / name).exists()]):
+        values["vocabulary"] = f"{' and '.join(missing)} missing"
+    return {key: str(value) for key, value in values.items()}
+
+
+def fingerprint(folder: str | os.PathLike) -> str:
+    """Return a text that differs for any two models whose weights, sizes or vocabularies differ.
+
+    It is computed from the files that determine the model. In OpenAI's form, the index stands for the weights, because
+    it holds the checksum of each tensor.
+
+    Raises:
+        OSError: a file is missing or can't be read.
+
+    Example:
+        >>> fingerprint(find_model_dir("shakespeare"))
+        'SHA-256 ...'
+    """
+    if huggingface.is_huggingface_folder(folder):
+        paths = huggingface.model_files(folder)
+    else:
+        index = f"{latest_checkpoint(folder)}.index"
+        paths = [*(Path(folder, name) for name in ("hparams.json", *VOCABULARY)), Path(index)]
+    hashes = []
+    for path in paths:
+        with open(path, "rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").digest())
+    return sha256(b"".join(hashes))
+
+
+def sha256(content: bytes) -> str:
+    """Return the first 16 hexadecimal digits of a SHA-256, which are enough to tell files apart, for display.
+
+    Example:
+        >>> sha256(b"")
+        'SHA-256 e3b0c44298fc1c14'
+    """
+    return f"SHA-256 {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def _read_encoder(folder: Path) -> Encoder:
+    if huggingface.is_huggingface_folder(folder):
+        return hf_tokenizer.read_encoder(folder, huggingface.read_hparams(folder).n_vocab)
     return Encoder.from_folder(folder)
+
+
+def _is_size(model: str | os.PathLike) -> bool:
+    return model in SIZES or model in OLDER_NAMES
+
+
+def _model_dir(model: str | os.PathLike, models_dir: str | os.PathLike) -> Path:
+    """Return the path at which a model's folder is or would be."""
+    if _is_size(model):
+        return Path(models_dir, canonical_size(model))
+    return Path(__file__).parents[1] / "bundled" / BUNDLED if model == BUNDLED else Path(model)
+
+
+def _suggestion(model: str) -> str:
+    """Return " (did you mean ...?)" for a misspelled name, or nothing."""
+    name = model.lower().removeprefix("openai-community/")
+    if name in HUB_SIZES:
+        return f" (did you mean '{HUB_SIZES[name]}', OpenAI's files, or '{HUB}{name}'?)"
+    if os.path.basename(model) != model:
+        is_hub_name = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model, re.ASCII) and not Path(model).parent.exists()
+        return f" (did you mean '{HUB}{model}'?)" if is_hub_name else ""
+    known = {known.lower(): known for known in (*SIZES, *OLDER_NAMES, BUNDLED)}
+    matches = difflib.get_close_matches(name.removeprefix("gpt2-"), known, n=1)
+    return f" (did you mean '{known[matches[0]]}'?)" if matches else ""
+
+
+def _describe_safetensors(folder: Path, hparams: HParams) -> str:
+    if not any((folder / name).exists() for name in huggingface.WEIGHTS):
+        return f"no {huggingface.WEIGHTS[0]} in {folder}"
+    tensors = huggingface.read_tensors(folder, hparams).values()
+    files = sorted({tensor.path.name for tensor in tensors})
+    return f"{len(tensors)} tensors, {sum(tensor.size for tensor in tensors):,} bytes in {' and '.join(files)}"
+
+
+def _describe_checkpoint(prefix: Path, entries: dict[str, Entry]) -> str:
+    sizes = data_sizes(entries)
+    paths = data_paths(prefix, sizes).values()
+    expected = sum(sizes.values())
+    found = sum(path.stat().st_size for path in paths if path.exists())
+    if found == expected:
+        return f"{len(entries)} tensors, {expected:,} bytes in {prefix.name}"
+    files = " and ".join(path.name for path in paths)
+    return f"{len(entries)} tensors, but {found:,} of {expected:,} bytes in {prefix.name}: {files} is incomplete"

@@ -8,6 +8,7 @@ Tensors are read and written one at a time, by OpenAI's names. This package know
     protobuf            the encoding of the index's entries
     huggingface         Hugging Face's config.json and weights; models of the Hugging Face hub
     hf_tokenizer        Hugging Face's tokenizer files <-> an Encoder
+    hf_settings         the JSON files of such folders, and which settings are supported
     peft                LoRA adapters in the form of Hugging Face's PEFT
     safetensors         the safetensors format
     lazy_tensor         a tensor whose values are read when they are needed

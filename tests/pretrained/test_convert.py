@@ -1,6 +1,5 @@
-"""`gpt2-tf convert`: every form into every other, to the last bit, with little memory, whole or not at all."""
+"""`gpt2-tf convert`: every form into every other, exact to the last bit, with little memory, complete or not at all."""
 
-import importlib
 import itertools
 import os
 import shutil
@@ -15,9 +14,8 @@ import pytest
 from gpt2_tf import GPT2, HParams, load
 from gpt2_tf.cli.main import main
 from gpt2_tf.pretrained import FORMS
+from gpt2_tf.pretrained.convert import convert, find_form
 from gpt2_tf.weights import checkpoint, tensor_bundle
-
-convert = importlib.import_module("gpt2_tf.pretrained.convert")
 
 TEXT = "The quick brown fox\n\n didn't <|endoftext|> 色"
 
@@ -31,7 +29,7 @@ def forms(tiny_folder, tmp_path_factory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("forms")
     folders, last = {}, tiny_folder
     for to in ("hf", "gpt-2-simple", "keras-nlp", "openai"):
-        folders[to] = last = convert.convert(last, place / to, to)
+        folders[to] = last = convert(last, place / to, to)
     return folders
 
 
@@ -48,17 +46,17 @@ def checksums(folder: Path) -> dict[str, tuple]:
 @pytest.mark.slow  # for the import of KerasNLP
 @pytest.mark.parametrize(("start", "to"), list(itertools.product(FORMS, FORMS)))
 def test_every_form_into_every_other(forms, tiny_folder, tmp_path, start, to):
-    made = convert.convert(forms[start], tmp_path / "made", to)
-    assert convert.form(made) == to
+    made = convert(forms[start], tmp_path / "made", to)
+    assert find_form(made) == to
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
-    again = convert.convert(made, tmp_path / "again", "openai")
+    again = convert(made, tmp_path / "again", "openai")
     assert checksums(again) == checksums(tiny_folder)
     for name in ("encoder.json", "vocab.bpe", "hparams.json"):
         assert (again / name).read_bytes() == (tiny_folder / name).read_bytes()
 
 
 @pytest.mark.slow
-def test_what_was_converted_loads(forms, tiny_folder):
+def test_a_converted_model_has_the_same_weights_and_ids(forms, tiny_folder):
     model, enc = load(tiny_folder)
     for to in ("hf", "gpt-2-simple", "openai"):
         other, their_enc = load(forms[to])
@@ -68,7 +66,7 @@ def test_what_was_converted_loads(forms, tiny_folder):
 
 
 @pytest.mark.slow
-def test_keras_nlp_loads_what_was_converted(forms, tiny_folder):
+def test_keras_nlp_loads_a_converted_model(forms, tiny_folder):
     import keras_nlp
 
     model, enc = load(tiny_folder)
@@ -80,32 +78,32 @@ def test_keras_nlp_loads_what_was_converted(forms, tiny_folder):
     assert list(task.preprocessor.tokenizer("The quick fox")) == enc.encode("The quick fox")
 
 
-def test_the_step_of_a_fork_is_kept(copy, tmp_path):
+def test_the_step_of_a_forks_checkpoint_is_kept(copy, tmp_path):
     load(copy)[0].save_checkpoint(copy, step=500)
-    made = convert.convert(copy, tmp_path / "made", "gpt-2-simple")
+    made = convert(copy, tmp_path / "made", "gpt-2-simple")
     assert {path.name for path in made.iterdir()} == {
         *("checkpoint", "counter", "encoder.json", "hparams.json", "vocab.bpe"),
         *("model-500.data-00000-of-00001", "model-500.index"),
     }
-    assert convert.form(convert.convert(copy, tmp_path / "other")) == "openai"  # from any other form
+    assert find_form(convert(copy, tmp_path / "other")) == "openai"  # from any other form
 
 
-def test_without_a_vocabulary(copy, tmp_path, capsys):
+def test_a_model_without_a_vocabulary_is_converted_with_a_notice(copy, tmp_path, capsys):
     (copy / "encoder.json").unlink()
     (copy / "vocab.bpe").unlink()
-    made = convert.convert(copy, tmp_path / "made")
+    made = convert(copy, tmp_path / "made")
     assert {path.name for path in made.iterdir()} == {"config.json", "model.safetensors"}
     assert f"{copy} has no vocabulary, so {made} gets none" in capsys.readouterr().err
 
 
-def test_a_vocabulary_of_another_model(copy, tmp_path):
+def test_a_vocabulary_of_another_size_is_refused(copy, tmp_path):
     HParams(n_vocab=299, n_ctx=32, n_embd=16, n_head=2, n_layer=2).to_json(copy / "hparams.json")
     GPT2(HParams.from_json(copy / "hparams.json")).save_checkpoint(copy)
     with pytest.raises(ValueError, match="the vocabulary has 300 tokens, but n_vocab is 299"):
-        convert.convert(copy, tmp_path / "made")
+        convert(copy, tmp_path / "made")
 
 
-def test_an_empty_folder_is_filled_and_a_full_one_is_left(tiny_folder, tmp_path, capsys):
+def test_an_empty_target_is_filled_and_a_full_one_is_refused(tiny_folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["convert", str(tiny_folder), str(tmp_path / "empty")]) == 0
     captured = capsys.readouterr()
@@ -113,38 +111,38 @@ def test_an_empty_folder_is_filled_and_a_full_one_is_left(tiny_folder, tmp_path,
     before = {path.name: path.stat() for path in (tmp_path / "empty").iterdir()}
     assert main(["convert", str(tiny_folder), str(tmp_path / "empty")]) == 1
     assert capsys.readouterr().err == (
-        f"gpt2-tf: error: {tmp_path / 'empty'} is there already; name a folder that isn't, or remove it\n"
+        f"gpt2-tf: error: {tmp_path / 'empty'} exists already; name a new folder, or remove this one\n"
     )
     assert {path.name: path.stat() for path in (tmp_path / "empty").iterdir()} == before
 
 
-def test_damage_leaves_nothing(copy, tmp_path):
+def test_a_damaged_source_leaves_no_target(copy, tmp_path):
     path = copy / "model.ckpt.data-00000-of-00001"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged; fetch the file again"):
-        convert.convert(copy, tmp_path / "made" / "deep")
+        convert(copy, tmp_path / "made" / "deep")
     assert list((tmp_path / "made").iterdir()) == []
 
 
-def test_no_such_form(tiny_folder, tmp_path):
+def test_an_unknown_form_is_refused(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="there is no form 'onnx'; expected openai, hf, gpt-2-simple, keras-nlp"):
-        convert.convert(tiny_folder, tmp_path / "made", "onnx")
+        convert(tiny_folder, tmp_path / "made", "onnx")
     with pytest.raises(SystemExit, match="2"):
         main(["convert", str(tiny_folder), str(tmp_path / "made"), "--to", "onnx"])
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
-def test_memory_is_the_largest_tensor_and_not_the_weights(tmp_path):
-    """160 MB of weights in 60 MB at most above the imports: the largest tensor has 8 MB, and a CRC takes some."""
+def test_conversion_needs_memory_for_one_tensor_at_a_time(tmp_path):
+    """160 MB of weights need at most 60 MB beyond the imports. The largest tensor has 8 MB."""
     hparams = HParams(n_vocab=300, n_ctx=64, n_embd=640, n_head=2, n_layer=8)
     arrays = (np.ones(shape, np.float32) for shape in hparams.shapes.values())
     (tmp_path / "big").mkdir()
     tensor_bundle.write_bundle(tmp_path / "big" / "model.ckpt", hparams.shapes, arrays)
     hparams.to_json(tmp_path / "big" / "hparams.json")
     script = (
-        "import sys, numpy; from gpt2_tf.convert import convert\n"
+        "import sys, numpy; from gpt2_tf.pretrained.convert import convert\n"
         "def peak(): return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1000\n"
         "before = peak(); convert('big', 'hf'); convert('hf', 'openai', 'openai'); print(peak() - before)\n"
         "assert 'tensorflow' not in sys.modules"
