@@ -48,10 +48,9 @@ def check_settings(path: Path, values: Mapping, supported: Mapping[str, tuple]) 
         value = values
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        # True equals 1 in Python, but not in JSON.
-        if value is not None and not any(
-            value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed
-        ):
+        # 1 equals True in Python, so booleans are told apart from numbers.
+        is_supported = any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in allowed)
+        if value is not None and not is_supported:
             wrong.append(f"{name} is {json.dumps(value)[:80]}, but only {json.dumps(allowed[0])} is supported")
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}")

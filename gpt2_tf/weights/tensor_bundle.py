@@ -87,7 +87,7 @@ def read_index(path: str | os.PathLike) -> dict[str, Entry]:
         try:
             return _decode_index(read_table(file))
         except ValueError as error:
-            raise ValueError(f"{os.fspath(path)} is not a complete checkpoint index: {error}") from None
+            raise ValueError(f"{os.fspath(path)} is not a whole checkpoint index: {error}") from None
 
 
 def lazy_tensors(prefix: str | os.PathLike, entries: Mapping[str, Entry]) -> dict[str, LazyTensor]:

@@ -145,9 +145,8 @@ def test_describe_names_incomplete_and_missing_files(copy):
     data.write_bytes(data.read_bytes()[:-9])
     (copy / "vocab.bpe").unlink()
     described = describe(copy)
-    assert (
-        described["weights"]
-        == f"28 tensors, but {size - 9:,} of {size:,} bytes in model.ckpt: {data.name} is incomplete"
+    assert described["weights"] == (
+        f"28 tensors, but {size - 9:,} of {size:,} bytes in model.ckpt: {data.name} is incomplete"
     )
     assert described["vocabulary"] == "vocab.bpe missing"
     data.unlink()

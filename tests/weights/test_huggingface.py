@@ -305,9 +305,7 @@ def test_a_shard_that_is_missing_and_one_that_lies_elsewhere(copy):
     with pytest.raises(ValueError, match="lacks the tensor x"):
         GPT2.from_pretrained(copy)
     index.write_text(json.dumps({"weight_map": places | {"x": "../secret"}}))
-    with pytest.raises(
-        ValueError, match="weight_map must map the names of tensors to names of files in the same folder"
-    ):
+    with pytest.raises(ValueError, match="weight_map must map the names of tensors to names of files"):
         GPT2.from_pretrained(copy)
 
 
