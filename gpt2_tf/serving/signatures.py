@@ -1,18 +1,45 @@
-"""A model -> a SavedModel that takes text and gives text, with all of it in the graph: encoding, sampling, decoding.
+"""The functions that an export offers to its clients: text in, text out, all in the TensorFlow graph.
 
-TensorFlow alone runs it, in any language; TensorFlow Serving serves it. Its signatures:
+| signature         |        | name            | dtype and shape               | tensor in the graph           |
+| ----------------- | ------ | --------------- | ----------------------------- | ----------------------------- |
+| `serving_default` | input  | `text`          | string [batch]                | `serving_default_text:0`      |
+|                   | output | `text`          | string [batch]                | `StatefulPartitionedCall_5:0` |
+| `generate`        | input  | `text`          | string [batch]                | `generate_text:0`             |
+|                   |        | `length`        | int32 [batch]                 | `generate_length:0`           |
+|                   |        | `temperature`   | float32 [batch]               | `generate_temperature:0`      |
+|                   |        | `top_k`         | int32 [batch]                 | `generate_top_k:0`            |
+|                   |        | `top_p`         | float32 [batch]               | `generate_top_p:0`            |
+|                   |        | `seed`          | int64 [batch]                 | `generate_seed:0`             |
+|                   |        | `stop`          | string [batch]                | `generate_stop:0`             |
+|                   | output | `text`          | string [batch]                | `StatefulPartitionedCall_2:3` |
+|                   |        | `count`         | int32 [batch]                 | `StatefulPartitionedCall_2:0` |
+|                   |        | `finish_reason` | string [batch]                | `StatefulPartitionedCall_2:1` |
+|                   |        | `logprob`       | float32 [batch]               | `StatefulPartitionedCall_2:2` |
+| `score`           | input  | `context`       | string [batch]                | `score_context:0`             |
+|                   |        | `text`          | string [batch]                | `score_text:0`                |
+|                   | output | `logprob`       | float32 [batch]               | `StatefulPartitionedCall_4:1` |
+|                   |        | `count`         | int32 [batch]                 | `StatefulPartitionedCall_4:0` |
+| `encode`          | input  | `text`          | string [batch]                | `encode_text:0`               |
+|                   | output | `ids`           | int32 [batch, seq]            | `StatefulPartitionedCall_1:1` |
+|                   |        | `count`         | int32 [batch]                 | `StatefulPartitionedCall_1:0` |
+| `decode`          | input  | `ids`           | int32 [batch, seq]            | `decode_ids:0`                |
+|                   |        | `count`         | int32 [batch]                 | `decode_count:0`              |
+|                   | output | `text`          | string [batch]                | `StatefulPartitionedCall:0`   |
+| `logits`          | input  | `ids`           | int32 [batch, seq]            | `logits_ids:0`                |
+|                   | output | `logits`        | float32 [batch, seq, n_vocab] | `StatefulPartitionedCall_3:0` |
 
-    serving_default  text -> text: the completion alone
-    generate         text, length, temperature, top_k, top_p, seed, stop -> text, count, finish_reason, logprob
-    score            context, text -> logprob, count
-    encode           text -> ids, count
-    decode           ids, count -> text
-    logits           ids -> logits
+Every output `text` holds only the new text, without the prompt. A program in C finds a tensor by its name in the graph.
+TensorFlow numbers the outputs in alphabetical order. `saved_model_cli show --dir gpt2/1 --all` lists the names too.
 
-Each input has a row for each text; a server that puts rows of several requests together gives each what it would have
-got alone, of `encode` and `logits` in as many columns as the longest row needs. A row of `generate` that is wrong gets
-no text, and as finish_reason "error: " and what was expected; where no row is right, that is an InvalidArgumentError.
-The other signatures have no place for it: one wrong row fails all.
+Rows do not influence each other: a server may put rows of several requests into one batch. `ids` and `logits` are
+right-padded to the longest row of the batch.
+
+A row of `generate` with an invalid input gets an empty text, and `finish_reason` is "error: " and the reason. When all
+rows are invalid, the request fails with an InvalidArgumentError. The other signatures return no `finish_reason`, so one
+invalid row fails the request.
+
+Text is UTF-8. Bytes that are not UTF-8 are read as U+FFFD, as by Python's `bytes.decode("utf-8", "replace")`: they are
+no error in any signature.
 """
 
 from collections.abc import Callable
@@ -21,78 +48,87 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from encoder import Encoder
-from encoder.graph import CPU, GraphEncoder
-from gpt2_tf.generation import stop_strings
-from gpt2_tf.generation.decoding import State, prefill, step
-from gpt2_tf.generation.sampler import choice
-from gpt2_tf.generation.stop_strings import MAX_BYTES, STOPPED
-from gpt2_tf.model import kv_cache
+from encoder.graph import GraphEncoder
+from gpt2_tf.generation.params import SamplingParams, sampling_settings
+from gpt2_tf.generation.stop_strings import MAX_BYTES
 from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.model.loss import likelihood
+from gpt2_tf.serving.generate_graph import Prompts, TextGenerator, pad_left
+
+# The settings that a request for `generate` may give, in the order of the inputs.
+SETTINGS = ("length", "temperature", "top_k", "top_p", "seed", "stop")
+DEFAULT_LENGTH = 0  # as a request's `length`: the export's default, or as many new tokens as fit
 
 
 class Limits(NamedTuple):
-    """What a request may ask for, and what it gets where it doesn't ask.
+    """The largest request that an export answers."""
 
-    `length` is new tokens of a text for which no length is given, or as many as fit; `max_length` is what may be given.
-    """
-
-    length: int
-    max_length: int
-    max_batch: int
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
+    max_length: int  # new tokens per text
+    max_batch: int  # rows per request
 
 
 class Signatures:
-    """The exported functions; each takes and gives tensors with a row for each text."""
+    """The exported functions of one model; every tensor has one row per text."""
 
-    def __init__(self, model: GPT2, enc: Encoder, limits: Limits):
-        self.model, self.enc, self.limits = model, enc, limits
-        self.graph = GraphEncoder(enc)
-        self.choice = choice(enc.n_vocab, stops=stop_strings.table(enc.tokens, [enc.end_of_text], []))
-        self.write = tf.function(self._write, autograph=False)  # one trace for two signatures
-        with tf.device(CPU):
-            self.sizes = tf.constant([len(token) for token in enc.tokens])  # int32 [n_vocab]
+    def __init__(self, model: GPT2, enc: Encoder, defaults: SamplingParams, limits: Limits):
+        """Build the tables that the functions share.
+
+        Args:
+            model: the model to export.
+            enc: its encoder, of the same vocabulary.
+            defaults: the settings of requests that do not give their own; `length` and `seed` must not be None.
+            limits: larger requests are refused.
+        """
+        self.model, self.enc, self.defaults, self.limits = model, enc, defaults, limits
+        self.graph_encoder = GraphEncoder(enc)
+        self.generator = TextGenerator(model, enc, self.graph_encoder)
 
     def functions(self) -> dict[str, tf.types.experimental.PolymorphicFunction]:
-        """All of them by the names of the module's table, each with its signature."""
-        string, integer, number = (tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.int32, tf.float32))
-        ids = tf.TensorSpec([None, None], tf.int32)
-        limits = self.limits
-
-        def serving_default(text):
-            return {"text": self.generate(text, *defaults, fails=tf.reduce_any)["text"]}
-
-        # TensorFlow Serving puts these in, of one row for all, where a gRPC request leaves them out; REST may not.
-        defaults = (
-            tf.constant([0]),
-            tf.constant([limits.temperature], tf.float32),
-            tf.constant([limits.top_k]),
-            tf.constant([limits.top_p], tf.float32),
-            tf.constant([limits.seed], tf.int64),
-            tf.constant([b""]),
+        """All functions by signature name, each with the input types of the table above."""
+        text, count, ids = (
+            tf.TensorSpec(shape, dtype, name)
+            for name, shape, dtype in (
+                ("text", [None], tf.string),
+                ("count", [None], tf.int32),
+                ("ids", [None, None], tf.int32),
+            )
         )
-        length, temperature, top_k, top_p, seed, stop = defaults
-
-        def generate(text, length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop):
-            return self.generate(text, length, temperature, top_k, top_p, seed, stop)
+        context = tf.TensorSpec([None], tf.string, "context")
+        settings = [tf.TensorSpec([None], value.dtype, name) for name, value in self._default_inputs().items()]
 
         def signature(function, *specs):
             return tf.function(function, autograph=False, input_signature=specs)
 
         return {
-            "serving_default": signature(serving_default, string),
-            "generate": signature(
-                generate, string, integer, number, integer, number, tf.TensorSpec([None], tf.int64), string
-            ),
-            "score": signature(self.score, string, string),
-            "encode": signature(self.encode, string),
-            "decode": signature(self.decode, ids, integer),
+            "serving_default": signature(self._serving_default, text),
+            "generate": signature(self._generate_with_defaults(), text, *settings),
+            "score": signature(self.score, context, text),
+            "encode": signature(self.encode, text),
+            "decode": signature(self.decode, ids, count),
             "logits": signature(self.logits, ids),
         }
+
+    def _default_inputs(self) -> dict[str, tf.Tensor]:
+        """The value of each setting, [1], where a request for `generate` leaves it out."""
+        values = {name: getattr(self.defaults, name) for name in SETTINGS}
+        values |= {"length": DEFAULT_LENGTH, "stop": ""}
+        return {name: tf.constant([value], _input_dtype(name)) for name, value in values.items()}
+
+    def _serving_default(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
+        # There is no output for an error message, so any invalid row fails the request.
+        return {"text": self.generate(text, **self._default_inputs(), fail_if=tf.reduce_any)["text"]}
+
+    def _generate_with_defaults(self) -> Callable:
+        """`generate` with default arguments, which TensorFlow writes into the SavedModel.
+
+        TensorFlow Serving uses them for inputs that a gRPC request leaves out; a REST request must give all inputs.
+        """
+        length, temperature, top_k, top_p, seed, stop = self._default_inputs().values()
+
+        def generate(text, length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop):
+            return self.generate(text, length, temperature, top_k, top_p, seed, stop)
+
+        return generate
 
     def generate(
         self,
@@ -103,263 +139,232 @@ class Signatures:
         top_p: tf.Tensor,
         seed: tf.Tensor,
         stop: tf.Tensor,
-        fails: Callable = tf.reduce_all,
+        fail_if: Callable = tf.reduce_all,
     ) -> dict[str, tf.Tensor]:
-        """As `gpt2_tf.generate`, for each row with its own settings, of which one may stand for all rows.
+        """Continue each text, as `gpt2_tf.generate` does with the row's settings.
 
-        An empty text starts from `<|endoftext|>`, which also ends it, as does `stop` where it isn't empty. A `length`
-        of 0 is the default, or what fits. `logprob` is the sum over the `count` tokens of the text. `fails` tells from
-        which rows are wrong, bool [batch], whether all fail.
+        Args:
+            text: string [batch]; "" starts from `<|endoftext|>`.
+            length: int32 [batch] or [1], at most this many new tokens; 0 is the export's default, or as many as fit.
+            temperature: float32 [batch] or [1].
+            top_k: int32 [batch] or [1].
+            top_p: float32 [batch] or [1].
+            seed: int64 [batch] or [1].
+            stop: string [batch] or [1]; the text ends before this string, and before `<|endoftext|>`. "" is no string.
+            fail_if: whether the whole request fails, from bool [batch]: which rows are invalid.
+
+        Returns:
+            `text`, string [batch]: the new text. `count`, int32 [batch]: its tokens. `logprob`, float32 [batch]: the
+            sum of their natural log-probabilities. `finish_reason`, string [batch]: "stop", "length", or "error: ..."
         """
-        text = self._checked(text)
-        batch = tf.shape(text)[0]
+        text = self._check_rows(text, "text")
         settings = {"length": length, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        settings |= {"seed": seed, "stop": stop}
-        with tf.control_dependencies(
-            [
-                _require((tf.size(x) == batch) | (tf.size(x) == 1), f"{name} must have a row for each text")
-                for name, x in settings.items()
-            ]
-        ):
-            length, temperature, top_k, top_p, seed, stop = (tf.broadcast_to(x, [batch]) for x in settings.values())
-        ids = self._ids(text)
-        size = tf.cast(ids.row_lengths(), tf.int32)
-        wrong = self._wrong(size, length, temperature, top_k, top_p, stop)
-        right = wrong == b""
-        first = wrong[tf.argmax(tf.cast(~right, tf.int32))]
-        with tf.control_dependencies([_require(~fails(~right), first)]):
-            # A wrong row goes along as an empty text that is to have no tokens.
-            ids = tf.cond(tf.reduce_all(right), lambda: ids, lambda: self._ids(tf.where(right, text, b"")))
-        room = self.model.hparams.n_ctx + 1 - size  # the last new token is not read, so one more than n_ctx fits
-        limit = tf.where(right, tf.where(length > 0, length, tf.minimum(self.limits.length, room)), 0)
-        filters = tf.where(right, temperature, 1.0), tf.where(right, top_k, 0), tf.where(right, top_p, 1.0)
-        outputs = self.write(*_pad(ids), limit, *filters, seed, tf.where(right, stop, b""))
-        reason = tf.where(right, outputs["finish_reason"], tf.strings.join(["error: ", wrong]))
+        settings = _one_value_per_row(settings | {"seed": seed, "stop": stop}, tf.shape(text)[0])
+        ids = self._prompt_ids(text)
+        prompt_length = tf.cast(ids.row_lengths(), tf.int32)
+        errors = self._row_errors(prompt_length, settings)
+        valid = errors == b""
+        first_error = errors[tf.argmax(tf.cast(~valid, tf.int32))]
+        with tf.control_dependencies([require(~fail_if(~valid), first_error)]):
+            # An invalid row becomes an empty prompt, to which no tokens are added.
+            ids = tf.cond(tf.reduce_all(valid), lambda: ids, lambda: self._prompt_ids(tf.where(valid, text, b"")))
+        prompts = Prompts(
+            *pad_left(ids),
+            max_new=tf.where(valid, self._max_new(settings["length"], prompt_length), 0),
+            temperature=tf.where(valid, settings["temperature"], 1.0),
+            top_k=tf.where(valid, settings["top_k"], 0),
+            top_p=tf.where(valid, settings["top_p"], 1.0),
+            seed=settings["seed"],
+            stop=tf.where(valid, settings["stop"], b""),
+        )
+        outputs = self.generator.generate(prompts)
+        reason = tf.where(valid, outputs["finish_reason"], tf.strings.join(["error: ", errors]))
         return outputs | {"finish_reason": reason}
 
-    def _wrong(self, size, length, temperature, top_k, top_p, stop) -> tf.Tensor:
-        """string [batch]: what is wrong with each row of `size` tokens, '' where nothing is."""
-        n_ctx, n_vocab = self.model.hparams.n_ctx, self.model.hparams.n_vocab
-        most, default, room = self.limits.max_length, self.limits.length, n_ctx + 1 - size
-        bytes_ = tf.strings.length(stop)
-        wrong = tf.zeros_like(stop)
-        for fine, *message in (
-            (
-                (length >= 0) & (length <= most),
-                f"length must be 1 to {most}, or 0 for {default} or what fits; given: ",
-                length,
-            ),
-            (
-                (temperature >= 0) & (temperature < float("inf")),
-                "temperature must be at least 0 (0 takes the likeliest token); given: ",
-                temperature,
-            ),
-            ((top_k >= 0) & (top_k <= n_vocab), f"top_k must be 0 (off) to {n_vocab}; given: ", top_k),
-            ((top_p > 0) & (top_p <= 1), "top_p must be above 0 and at most 1 (off); given: ", top_p),
-            (bytes_ <= MAX_BYTES, f"stop must have at most {MAX_BYTES} bytes; given: ", bytes_),
-            (room >= 1, f"a text has more tokens than the model reads, {n_ctx}; shorten it; it has: ", size),
-            (
-                length <= room,
-                f"length and the text's tokens must be at most {n_ctx + 1} together; they are: ",
-                length,
-                " and ",
-                size,
-            ),
-        ):
-            said = [part if isinstance(part, str) else tf.strings.as_string(part) for part in message]
-            wrong = tf.where(fine | (wrong != b""), wrong, tf.strings.join(said))
-        return wrong
-
-    def _write(self, tokens, start, limit, temperature, top_k, top_p, seed, stop) -> dict[str, tf.Tensor]:
-        """`generate`'s outputs for texts that are padded, and settings that are right; `limit` is new tokens."""
-        noise = tf.map_fn(
-            lambda seed: tf.random.stateless_uniform(
-                [tf.reduce_max(limit)], tf.stack([seed, 0]), dtype=tf.float64, alg="philox"
-            ),
-            seed,
-            fn_output_signature=tf.float64,
-        )
-        choice = self.choice._replace(temperature=temperature[:, None], top_k=top_k[:, None], top_p=top_p[:, None])
-
-        # Its shapes choose faster kernels. Not inlined: TensorFlow 2.20 and 2.21 fold its constants of one row into the
-        # other loop.
-        @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-        def one_row(*rows):
-            return self._loop(choice, *(tf.reshape(x, [1, *[-1] * (x.shape.rank - 1)]) for x in rows))
-
-        rows = (tokens, start, noise, limit, stop)
-        written, new, logprobs, ended = tf.cond(
-            tf.size(start) == 1, lambda: one_row(*rows), lambda: self._loop(choice, *rows)
-        )
-        # One of weights that have diverged would go on with any token.
-        damaged = "the model's logits are not finite; its weights are damaged, or their training diverged"
-        logprobs = tf.debugging.check_numerics(logprobs, damaged)
-        with tf.device(CPU):
-            # In columns beyond a text's end, tokens begin there or later.
-            begins = tf.cumsum(tf.gather(self.sizes, new), axis=1, exclusive=True)
-            own = begins < tf.strings.length(written)[:, None]
-            return {
-                "text": tf.strings.unicode_transcode(written, "UTF-8", "UTF-8", errors="replace"),
-                "count": tf.reduce_sum(tf.cast(own, tf.int32), axis=1),
-                "finish_reason": tf.where(ended, "stop", "length"),
-                "logprob": tf.reduce_sum(tf.where(own, logprobs, 0.0), axis=1),
-            }
-
-    def _loop(self, choice, tokens, start, noise, limit, stop):
-        """Writes until every row is done: the texts as bytes, the new tokens and their log-probabilities, and whether
-        each text was stopped."""
-        rows, columns = tf.TensorShape([tokens.shape[0]]), tf.TensorShape([tokens.shape[0], None])
-        zeros, past = tf.zeros_like(start), prefill(self.model, tokens, start=start)
-        state = State(tokens, start, past, zeros, zeros, tf.cast(noise[:, :0], tf.float32))
-        text = tf.fill(tf.shape(start), b"")
-        past = kv_cache.tensor_specs(self.model.hparams, self.model.compute_dtype, tokens.shape[0], segments=2)
-        shapes = State(columns, rows, tf.nest.map_structure(lambda spec: spec.shape, past), rows, rows, columns)
-        stopping = tf.reduce_any(stop != b"")
-
-        def going(i, state, text):
-            return tf.reduce_any(state.going(limit))
-
-        def next_step(i, state, text):
-            goes = state.going(limit)
-            state = step(self.model, state, choice, noise[:, i], limit)
-            with tf.device(CPU):
-                news = tf.where(goes & (state.stop != STOPPED), tf.gather(self.graph.tokens, state.tokens[:, -1]), b"")
-                text, stopped = tf.cond(
-                    stopping, lambda: _until(stop, text, news), lambda: (text + news, tf.zeros_like(goes))
-                )
-            state = state._replace(stop=tf.where(stopped & goes, STOPPED, state.stop))
-            # After a row's end, each column is at its last position again: others may have room for more.
-            start = tf.where(state.going(limit), state.start, state.start + 1)
-            return i + 1, state._replace(start=start), text
-
-        def next_steps(i, state, text):
-            last = i + kv_cache.TAIL_TOKENS
-            state = state._replace(past=kv_cache.split_tail(state.past))
-            return tf.while_loop(
-                lambda i, state, text: (i < last) & going(i, state, text),
-                next_step,
-                (i, state, text),
-                (tf.TensorShape([]), shapes, rows),
-            )
-
-        state = state._replace(past=kv_cache.split_tail(state.past))
-        _, state, text = tf.while_loop(going, next_steps, (0, state, text), (tf.TensorShape([]), shapes, rows))
-        return text, state.tokens[:, tf.shape(tokens)[1] :], state.logprobs, state.stop == STOPPED
-
     def score(self, context: tf.Tensor, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The sum of the log-probabilities of each text's tokens, and their count; an empty context is
-        `<|endoftext|>`."""
-        context, text = self._checked(context), self._checked(text)
-        n_ctx = self.model.hparams.n_ctx
-        with tf.control_dependencies(
-            [_require(tf.shape(context)[0] == tf.shape(text)[0], "there must be a context for each text")]
-        ):
-            ids = self.graph.encode(text)
+        """Compute the log-probability of each text after its context.
+
+        Args:
+            context: string [batch]; "" is `<|endoftext|>`.
+            text: string [batch].
+
+        Returns:
+            `logprob`, float32 [batch]: the sum over the text's tokens, in nats. `count`, int32 [batch]: these tokens.
+        """
+        context, text = self._check_rows(context, "context"), self._check_rows(text, "text")
+        same_rows = require(tf.shape(context)[0] == tf.shape(text)[0], "context must have as many rows as text")
+        with tf.control_dependencies([same_rows]):
+            ids = self.graph_encoder.encode(text)
         count = tf.cast(ids.row_lengths(), tf.int32)
-        ids = tf.concat([self._ids(context), ids], axis=1)
+        ids = tf.concat([self._prompt_ids(context), ids], axis=1)
         longest = tf.reduce_max(ids.row_lengths())
-        require = _require(
-            longest <= n_ctx + 1,
-            f"a context and its text must have at most {n_ctx + 1} tokens together; they have:",
-            longest,
-        )
-        with tf.control_dependencies([require]):
-            tokens, start = _pad(ids)
-        tokens, targets = tokens[:, :-1], tokens[:, 1:]
-        h, _ = self.model.hidden_states(tokens, pad_lengths=start)
-        none = tf.zeros([self.model.hparams.n_vocab], tf.bool)
-        logprobs, _, _ = likelihood(
-            tf.reshape(h, [-1, h.shape[-1]]), self.model.tied_embedding(), tf.reshape(targets, [-1]), none
-        )
-        logprobs = tf.reshape(logprobs, tf.shape(targets))
-        seq = tf.shape(targets)[1]
-        own = tf.range(seq) >= seq - count[:, None]
-        return {"logprob": tf.reduce_sum(tf.where(own, logprobs, 0.0), axis=1), "count": count}
+        most = self.model.hparams.n_ctx + 1  # the model never reads the last token
+        with tf.control_dependencies(
+            [
+                require(
+                    longest <= most, f"a context and its text must have at most {most} tokens together; given:", longest
+                )
+            ]
+        ):
+            tokens, pad_lengths = pad_left(ids)
+        logprobs = self._logprobs(tokens, pad_lengths)  # [batch, seq - 1]
+        seq = tf.shape(logprobs)[1]
+        of_text = tf.range(seq) >= seq - count[:, None]
+        return {"logprob": tf.reduce_sum(tf.where(of_text, logprobs, 0.0), axis=1), "count": count}
 
     def encode(self, text: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Each text's ids, filled up with zeros on the right, and how many there are."""
-        ids = self.graph.encode(self._checked(text))
+        """Encode each text, string [batch], to `ids`, right-padded with zeros, and their `count`."""
+        ids = self.graph_encoder.encode(self._check_rows(text, "text"))
         return {"ids": ids.to_tensor(), "count": tf.cast(ids.row_lengths(), tf.int32)}
 
     def decode(self, ids: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The text of the first `count` ids of each row."""
-        longest = tf.shape(ids)[1]
+        """Decode the first `count` ids, int32 [batch], of each row of `ids`, int32 [batch, seq]."""
+        ids = self._check_rows(ids, "ids")
+        columns = tf.shape(ids)[1]
         with tf.control_dependencies(
             [
-                self._require_batch(ids),
-                _require(tf.shape(ids)[0] == tf.size(count), "count must have a row for each row of ids"),
-                # Larger ones would be cut short without a word.
-                _require((count >= 0) & (count <= longest), "count must be 0 to the ids in a row; given:", count),
+                require(tf.shape(ids)[0] == tf.size(count), "count must have one value per row of ids"),
+                # `RaggedTensor.from_tensor` would silently cut a larger count to the number of columns.
+                require(
+                    (count >= 0) & (count <= columns),
+                    "count must be at least 0 and at most the number of columns of ids; given:",
+                    count,
+                ),
             ]
         ):
             ragged = tf.RaggedTensor.from_tensor(ids, lengths=count)
         with tf.control_dependencies([self._require_ids(ragged.values)]):
             ragged = ragged.with_values(tf.identity(ragged.values))
-        return {"text": self.graph.decode(ragged)}
+        return {"text": self.graph_encoder.decode(ragged)}
 
     def logits(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        """As `model(ids)`, float32 [batch, seq, n_vocab]."""
+        """Compute the model's logits, float32 [batch, seq, n_vocab], for ids, int32 [batch, seq]."""
+        ids = self._check_rows(ids, "ids")
         n_ctx, seq = self.model.hparams.n_ctx, tf.shape(ids)[1]
-        require = _require((seq >= 1) & (seq <= n_ctx), f"there must be 1 to {n_ctx} ids in a row; there are:", seq)
-        with tf.control_dependencies([self._require_batch(ids), self._require_ids(ids), require]):
+        fits = require((seq >= 1) & (seq <= n_ctx), f"ids must have 1 to {n_ctx} columns; given:", seq)
+        with tf.control_dependencies([self._require_ids(ids), fits]):
             ids = tf.identity(ids)
         return {"logits": tf.cast(self.model.logits(self.model.hidden_states(ids)[0]), tf.float32)}
 
-    def _checked(self, text: tf.Tensor) -> tf.Tensor:
-        with tf.control_dependencies([self._require_batch(text)]):
-            return tf.identity(text)
+    def _prompt_ids(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Encode string [batch] to int32 [batch, (ids)]; an empty text becomes `<|endoftext|>`."""
+        empty = text == b""
+        end_of_text = tf.RaggedTensor.from_row_lengths(
+            tf.fill([tf.reduce_sum(tf.cast(empty, tf.int32))], self.enc.end_of_text), tf.cast(empty, tf.int64)
+        )
+        return tf.concat([end_of_text, self.graph_encoder.encode(text)], axis=1)
 
-    def _require_batch(self, x: tf.Tensor) -> tf.Operation:
-        rows, most = tf.shape(x)[0], self.limits.max_batch
-        return _require((rows >= 1) & (rows <= most), f"there must be 1 to {most} rows; there are:", rows)
+    def _max_new(self, length: tf.Tensor, prompt_length: tf.Tensor) -> tf.Tensor:
+        """At most how many new tokens each row gets, int32 [batch], from its valid `length`."""
+        default = tf.minimum(self.defaults.length, self._room(prompt_length))
+        return tf.where(length == DEFAULT_LENGTH, default, length)
+
+    def _room(self, prompt_length: tf.Tensor) -> tf.Tensor:
+        """How many new tokens fit after each prompt, int32 [batch]."""
+        return self.model.hparams.n_ctx + 1 - prompt_length  # the model never reads the last new token
+
+    def _logprobs(self, tokens: tf.Tensor, pad_lengths: tf.Tensor) -> tf.Tensor:
+        """The log-probability of each token but the first, float32 [batch, seq - 1], for int32 [batch, seq]."""
+        targets = tokens[:, 1:]
+        h, _ = self.model.hidden_states(tokens[:, :-1], pad_lengths=pad_lengths)
+        nothing_excluded = tf.zeros([self.model.hparams.n_vocab], tf.bool)
+        logprobs, _, _ = likelihood(
+            tf.reshape(h, [-1, h.shape[-1]]),
+            self.model.tied_embedding(),
+            tf.reshape(targets, [-1]),
+            nothing_excluded,
+        )
+        return tf.reshape(logprobs, tf.shape(targets))
+
+    def _row_errors(self, prompt_length: tf.Tensor, settings: dict[str, tf.Tensor]) -> tf.Tensor:
+        """What is wrong with each row, string [batch]; "" for a valid row.
+
+        Args:
+            prompt_length: int32 [batch], tokens per prompt.
+            settings: each input of `generate` but `text`, [batch].
+        """
+        n_ctx, n_vocab = self.model.hparams.n_ctx, self.model.hparams.n_vocab
+        length, top_k = settings["length"], settings["top_k"]
+        stop_bytes = tf.strings.length(settings["stop"])
+        checks = [
+            (
+                (length >= 0) & (length <= self.limits.max_length),
+                f"length must be 1 to {self.limits.max_length}, or 0 for the default, which is {self.defaults.length} "
+                "or as many as fit; given: ",
+                length,
+            )
+        ]
+        for name in ("temperature", "top_p"):
+            setting, value = sampling_settings()[name], settings[name]
+            enough = value > setting.least if setting.above else value >= setting.least
+            checks.append((enough & (value <= setting.most), f"{name} must be {setting.expected}; given: ", value))
+        checks += [
+            ((top_k >= 0) & (top_k <= n_vocab), f"top_k must be 1 to {n_vocab}, or 0 to keep all; given: ", top_k),
+            (stop_bytes <= MAX_BYTES, f"stop must have at most {MAX_BYTES} bytes; given: ", stop_bytes),
+            (
+                prompt_length <= n_ctx,
+                f"text must have at most {n_ctx} tokens, the window of the model; shorten it; given: ",
+                prompt_length,
+            ),
+            (
+                length <= self._room(prompt_length),
+                f"the tokens of text and length must add up to at most {n_ctx + 1}; given: ",
+                prompt_length,
+                " and ",
+                length,
+            ),
+        ]
+        errors = tf.zeros_like(settings["stop"])
+        for valid, *message in checks:
+            parts = [part if isinstance(part, str) else tf.strings.as_string(part) for part in message]
+            errors = tf.where(valid | (errors != b""), errors, tf.strings.join(parts))  # keep a row's first error
+        return errors
+
+    def _check_rows(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """The same tensor, once its shape is checked: its rank, and the number of rows.
+
+        TensorFlow checks no shape of a request. It believes the signature, and folds `tf.rank` to a constant.
+        """
+        rank, most = x.shape.rank, self.limits.max_batch
+        sizes = tf.concat([tf.shape(x), [0, 0]], axis=0)[:rank]  # zeros, so that a scalar has a first size too
+        axes = {1: "[batch]", 2: "[batch, seq]"}[rank]
+        with tf.control_dependencies(
+            [require(tf.size(x) == tf.reduce_prod(sizes), f"{name} must have the shape {axes}; given:", tf.shape(x))]
+        ):
+            rows = tf.identity(sizes[0])
+        in_range = require((rows >= 1) & (rows <= most), f"{name} must have 1 to {most} rows; given:", rows)
+        with tf.control_dependencies([in_range]):
+            return tf.identity(x)
 
     def _require_ids(self, ids: tf.Tensor) -> tf.Operation:
-        # A GPU would give zeros for what is no id, and say nothing.
+        # On a GPU, `tf.gather` returns zeros for an id out of range instead of failing.
         n_vocab = self.model.hparams.n_vocab
-        return _require(
+        return require(
             (ids >= 0) & (ids < n_vocab),
-            f"ids must be 0 to {n_vocab - 1}; the least and the largest given are:",
+            f"ids must be 0 to {n_vocab - 1}; the smallest and the largest given:",
             tf.reduce_min(ids),
             tf.reduce_max(ids),
         )
 
-    def _ids(self, text: tf.Tensor) -> tf.RaggedTensor:
-        """string [batch] -> int32 [batch, (ids)]; an empty text is `<|endoftext|>`."""
-        ids = self.graph.encode(text)
-        start = tf.RaggedTensor.from_row_lengths(
-            tf.fill([tf.reduce_sum(tf.cast(text == b"", tf.int32))], self.enc.end_of_text),
-            tf.cast(text == b"", tf.int64),
-        )
-        return tf.concat([start, ids], axis=1)
 
-
-def _require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation:
+def require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation:
+    """Fail with the message as an InvalidArgumentError unless the condition holds everywhere."""
     return tf.debugging.Assert(tf.reduce_all(condition), message, summarize=16)
 
 
-def _pad(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `sample.pad`: rows filled up on the left, int32 [batch, seq], and the column where each begins."""
-    right = ids.to_tensor()
-    seq = tf.shape(right)[1]
-    start = seq - tf.cast(ids.row_lengths(), tf.int32)
-    return tf.gather(right, tf.maximum(tf.range(seq) - start[:, None], 0), batch_dims=1), start
+def _input_dtype(name: str) -> tf.DType:
+    """The dtype of a setting as an input."""
+    setting = sampling_settings()[name]
+    if setting.kind is int:
+        return tf.int32 if setting.least >= tf.int32.min else tf.int64
+    return {float: tf.float32, str: tf.string}[setting.kind]
 
 
-def _until(stop: tf.Tensor, text: tf.Tensor, news: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Each text with its news, string [batch] each, up to its stop string, and whether that came; '' never does."""
-    size = tf.strings.length(stop)
-    whole = text + news
-    # It hadn't come before, so it can only begin where less than itself is left of the old text.
-    first = tf.maximum(tf.strings.length(text) - size + 1, 0)
-    places = tf.strings.length(whole) - size - first + 1
-    at = first[:, None] + tf.range(tf.maximum(tf.reduce_max(places), 1))
-    length = tf.strings.length(whole)[:, None]
-    found = tf.strings.substr(
-        tf.broadcast_to(whole[:, None], tf.shape(at)),
-        tf.minimum(at, length),
-        tf.broadcast_to(size[:, None], tf.shape(at)),
-    )
-    here = (found == stop[:, None]) & (size > 0)[:, None]
-    stopped = tf.reduce_any(here, axis=1)
-    end = first + tf.argmax(here, axis=1, output_type=tf.int32)
-    return tf.where(stopped, tf.strings.substr(whole, tf.zeros_like(end), end), whole), stopped
+def _one_value_per_row(settings: dict[str, tf.Tensor], batch: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Repeat settings of a single row, [1], for all rows: [batch]."""
+    checks = [
+        require((tf.size(x) == batch) | (tf.size(x) == 1), f"{name} must have one value per row of text, or one value")
+        for name, x in settings.items()
+    ]
+    with tf.control_dependencies(checks):
+        return {name: tf.broadcast_to(x, [batch]) for name, x in settings.items()}

@@ -19,9 +19,8 @@ from oracles.random_model import random_model
 from tensorflow.core.protobuf import saved_model_pb2
 
 from gpt2_tf import HParams, generate, score
-from gpt2_tf.serving.check import check_export
-from gpt2_tf.serving.saved_model import _in_dtype, export
-from gpt2_tf.serving.signatures import Limits
+from gpt2_tf.serving.compare import compare_with_model
+from gpt2_tf.serving.saved_model import copy_with_dtype, export
 from gpt2_tf.serving.tensorflow_serving import write_warm_up_requests
 
 TF220 = "GPT2_TF_TF220_PYTHON"
@@ -309,28 +308,40 @@ def test_without_a_length_it_is_the_default_or_what_fits(server):
 @pytest.mark.parametrize(
     ("signature", "inputs", "said"),
     [
-        ("serving_default", {"text": ["a"] * 9}, "there must be 1 to 8 rows; there are:] [9]"),
-        ("serving_default", {"text": []}, "there must be 1 to 8 rows; there are:] [0]"),
-        ("serving_default", {"text": ["x" * 33]}, "more tokens than the model reads, 32; shorten it; it has: 33"),
-        ("generate", {"text": ["a"], "length": [21]}, "length must be 1 to 20, or 0 for 6 or what fits; given: 21"),
+        ("serving_default", {"text": ["a"] * 9}, "text must have 1 to 8 rows; given:] [9]"),
+        ("serving_default", {"text": []}, "text must have 1 to 8 rows; given:] [0]"),
+        (
+            "serving_default",
+            {"text": ["x" * 33]},
+            "text must have at most 32 tokens, the window of the model; shorten it; given: 33",
+        ),
+        (
+            "generate",
+            {"text": ["a"], "length": [21]},
+            "length must be 1 to 20, or 0 for the default, which is 6 or as many as fit; given: 21",
+        ),
         ("generate", {"text": ["a"], "length": [-1]}, "length must be 1 to 20"),
-        ("generate", {"text": ["x" * 30], "length": [4]}, "must be at most 33 together; they are: 4 and 30"),
-        ("generate", {"text": ["a"], "temperature": [-0.5]}, "temperature must be at least 0"),
-        ("generate", {"text": ["a"], "temperature": [float("nan")]}, "temperature must be at least 0"),
-        ("generate", {"text": ["a"], "top_k": [261]}, "top_k must be 0 (off) to 260; given: 261"),
-        ("generate", {"text": ["a"], "top_p": [0.0]}, "top_p must be above 0 and at most 1 (off)"),
+        ("generate", {"text": ["x" * 30], "length": [4]}, "must add up to at most 33; given: 30 and 4"),
+        ("generate", {"text": ["a"], "temperature": [-0.5]}, "temperature must be a number from 0 to 3.4e+38"),
+        ("generate", {"text": ["a"], "temperature": [float("nan")]}, "temperature must be a number from 0 to 3.4e+38"),
+        ("generate", {"text": ["a"], "top_k": [261]}, "top_k must be 1 to 260, or 0 to keep all; given: 261"),
+        ("generate", {"text": ["a"], "top_p": [0.0]}, "top_p must be a number above 0 and at most 1 (1 keeps all)"),
         ("generate", {"text": ["a"], "stop": ["x" * 257]}, "stop must have at most 256 bytes"),
-        ("generate", {"text": ["a"] * 3, "seed": [1, 2]}, "seed must have a row for each text"),
-        ("score", {"context": ["a"], "text": ["a", "b"]}, "there must be a context for each text"),
-        ("score", {"context": ["x" * 30], "text": ["yyyy"]}, "at most 33 tokens together; they have:] [34]"),
-        ("encode", {"text": ["a"] * 9}, "there must be 1 to 8 rows"),
-        ("decode", {"ids": [[1, 2]], "count": [3]}, "count must be 0 to the ids in a row; given:] [3]"),
-        ("decode", {"ids": [[1, 2]], "count": [-1]}, "count must be 0"),
-        ("decode", {"ids": [[1, 2]], "count": [1, 1]}, "count must have a row for each row of ids"),
+        ("generate", {"text": ["a"] * 3, "seed": [1, 2]}, "seed must have one value per row of text, or one value"),
+        ("score", {"context": ["a"], "text": ["a", "b"]}, "context must have as many rows as text"),
+        ("score", {"context": ["x" * 30], "text": ["yyyy"]}, "at most 33 tokens together; given:] [34]"),
+        ("encode", {"text": ["a"] * 9}, "text must have 1 to 8 rows"),
+        (
+            "decode",
+            {"ids": [[1, 2]], "count": [3]},
+            "count must be at least 0 and at most the number of columns of ids; given:] [3]",
+        ),
+        ("decode", {"ids": [[1, 2]], "count": [-1]}, "count must be at least 0"),
+        ("decode", {"ids": [[1, 2]], "count": [1, 1]}, "count must have one value per row of ids"),
         ("decode", {"ids": [[1, 260]], "count": [2]}, "ids must be 0 to 259"),
-        ("logits", {"ids": [[-1]]}, "ids must be 0 to 259; the least and the largest given are:] [-1]"),
-        ("logits", {"ids": [[0] * 33]}, "there must be 1 to 32 ids in a row; there are:] [33]"),
-        ("logits", {"ids": [[0]] * 9}, "there must be 1 to 8 rows"),
+        ("logits", {"ids": [[-1]]}, "ids must be 0 to 259; the smallest and the largest given:] [-1]"),
+        ("logits", {"ids": [[0] * 33]}, "ids must have 1 to 32 columns; given:] [33]"),
+        ("logits", {"ids": [[0]] * 9}, "ids must have 1 to 8 rows"),
     ],
 )
 def test_what_is_wrong_is_said(server, signature, inputs, said):
@@ -341,13 +352,22 @@ def test_a_wrong_row_leaves_the_others_as_alone(server, lively, enc):
     """Each mistake in turn, between two rows of a batch that may be another client's."""
     fine = {"text": "them", "length": 12, "temperature": 0.7, "top_k": 3, "top_p": 0.9, "seed": 4, "stop": "e"}
     wrongs = [
-        ({"text": "x" * 33, "length": 0}, "a text has more tokens than the model reads, 32; shorten it; it has: 33"),
-        ({"text": "x" * 30}, "length and the text's tokens must be at most 33 together; they are: 12 and 30"),
-        ({"length": 21}, "length must be 1 to 20, or 0 for 6 or what fits; given: 21"),
-        ({"temperature": -0.5}, "temperature must be at least 0 (0 takes the likeliest token); given: -0.500000"),
-        ({"temperature": float("inf")}, "temperature must be at least 0 (0 takes the likeliest token); given: inf"),
-        ({"top_k": -1}, "top_k must be 0 (off) to 260; given: -1"),
-        ({"top_p": float("nan")}, "top_p must be above 0 and at most 1 (off); given: nan"),
+        (
+            {"text": "x" * 33, "length": 0},
+            "text must have at most 32 tokens, the window of the model; shorten it; given: 33",
+        ),
+        ({"text": "x" * 30}, "the tokens of text and length must add up to at most 33; given: 30 and 12"),
+        ({"length": 21}, "length must be 1 to 20, or 0 for the default, which is 6 or as many as fit; given: 21"),
+        (
+            {"temperature": -0.5},
+            "temperature must be a number from 0 to 3.4e+38 (0 always takes the most likely token); given: -0.500000",
+        ),
+        (
+            {"temperature": float("inf")},
+            "temperature must be a number from 0 to 3.4e+38 (0 always takes the most likely token); given: inf",
+        ),
+        ({"top_k": -1}, "top_k must be 1 to 260, or 0 to keep all; given: -1"),
+        ({"top_p": float("nan")}, "top_p must be a number above 0 and at most 1 (1 keeps all); given: nan"),
         ({"stop": "x" * 257, "top_p": 1.0}, "stop must have at most 256 bytes; given: 257"),
     ]
     settings = fine | {"stop": ("<|endoftext|>", "e")}
@@ -357,7 +377,7 @@ def test_a_wrong_row_leaves_the_others_as_alone(server, lively, enc):
         outputs = server.generate(**{name: [request[name] for request in requests] for name in fine})
         check_same(outputs, [expected, ("", 0, f"error: {said}", 0.0), expected])
     texts = ["x" * 33, "them"]
-    assert "it has: 33" in server.post(instances=texts)["error"]  # it has no place for one row's
+    assert "given: 33" in server.post(instances=texts)["error"]  # it has no place for one row's
 
 
 def hostile(rng: random.Random) -> bytes:
@@ -514,7 +534,7 @@ def test_weights_are_on_disk_once(exported, lively):
 
 def test_adapters_are_merged():
     model = random_model(HParams(n_vocab=260, n_ctx=16, n_embd=8, n_head=2, n_layer=1), lora_rank=2)
-    copy = _in_dtype(model, "float32")
+    copy = copy_with_dtype(model, "float32")
     assert [variable.path for variable in copy.weights] == list(model.named_weights())
     tokens = np.array([[1, 2, 3]])
     np.testing.assert_allclose(copy(tokens), model(tokens), rtol=0, atol=1e-5)
@@ -559,13 +579,12 @@ def test_a_file_where_the_folder_is_to_be(lively, enc, tmp_path):
 def test_check_compares_with_the_model(exported, lively, enc, tmp_path):
     from oracles.random_model import random_model
 
-    limits = Limits(6, 20, MAX_BATCH, 1.0, 0, 1.0, 0)
-    check_export(lively, enc, limits, exported)
+    compare_with_model(exported, lively, enc, 20)
     with pytest.raises(ValueError, match=r"the export answers .* but the model"):
-        check_export(random_model(lively.hparams, seed=9), enc, limits, exported)
+        compare_with_model(exported, random_model(lively.hparams, seed=9), enc, 20)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="can't be loaded and run: "):
-        check_export(lively, enc, limits, tmp_path / "empty")
+    with pytest.raises(ValueError, match="cannot be loaded and run: "):
+        compare_with_model(tmp_path / "empty", lively, enc, 20)
     assert export(lively, enc, tmp_path / "checked", dtype="bfloat16", check=True).name == "1"
 
 
