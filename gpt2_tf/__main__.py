@@ -1,4 +1,4 @@
-"""`python -m gpt2_tf` is `gpt2-tf`."""
+"""`python -m gpt2_tf` runs the command `gpt2-tf`."""
 
 import sys
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import gpt2_tf
-from gpt2_tf.cli.main import BUNDLED_NOTICE
+from gpt2_tf.cli.flags import BUNDLED_NOTICE
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_the_modules_are_the_wheels(installed, tmp_path):
 
 def test_the_command_generates(installed, tmp_path):
     ran = run(installed / "gpt2-tf", "generate", "ROMEO:", "--seed", "1", "--length", "20", cwd=tmp_path)
-    assert (ran.returncode, ran.stderr) == (0, BUNDLED_NOTICE + "\n")
+    assert (ran.returncode, ran.stderr) == (0, f"gpt2-tf: {BUNDLED_NOTICE}\n")
     assert ran.stdout.startswith("ROMEO:") and len(ran.stdout) > 25
     assert list(tmp_path.iterdir()) == []
 

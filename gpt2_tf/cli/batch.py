@@ -1,4 +1,4 @@
-"""Prompts in, as from a file of them; their samples out, to stdout or to a file that a killed run goes on with."""
+"""Many prompts in, their samples out: to stdout, or to a file whose finished samples survive a kill."""
 
 import json
 import os
@@ -17,84 +17,131 @@ if TYPE_CHECKING:
     from gpt2_tf.model.gpt2 import GPT2
 
 
-def read(text: str, name: str) -> list[str]:
-    """The prompts in a text, a line each; `name` is for the error. ValueError where it is empty, or a line is."""
+def parse_prompts(text: str, name: str) -> list[str]:
+    """The prompts in a text, one per line.
+
+    Args:
+        text: the lines, which may end with a newline or with a carriage return and a newline.
+        name: what errors call the text, such as the file's name.
+
+    Raises:
+        ValueError: the text or one of its lines is empty.
+
+    Example:
+        >>> parse_prompts("ROMEO:\\nJULIET:\\n", "prompts.txt")
+        ['ROMEO:', 'JULIET:']
+    """
     lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").removesuffix("\n").split("\n")]
     if lines == [""]:
-        raise ValueError(f"{name} is empty, but must have a prompt a line")
+        raise ValueError(f"{name} is empty; expected one prompt per line")
     if "" in lines:
-        raise ValueError(f"{name}: line {lines.index('') + 1} is empty, but each must be a prompt; remove it")
+        raise ValueError(f"{name}: line {lines.index('') + 1} is empty; expected one prompt per line, so remove it")
     return lines
 
 
-def begin(
+def open_journal(
     out: str | os.PathLike,
     prompts: Sequence[str | None],
-    folder: str | os.PathLike,
+    model_dir: str | os.PathLike,
     settings: Mapping[str, Any],
     shard: Shard = UNSHARDED,
 ) -> Journal:
-    """The record of these samples, or of those that are done of them; `folder` is the model's. Errors as Journal's."""
-    run = {
+    """The journal of these samples; it holds the samples that an interrupted run has finished.
+
+    Args:
+        out: the file that will hold all samples.
+        prompts: as `write_samples` takes them.
+        model_dir: the model's folder. A journal of another model, or of changed files, is refused.
+        settings: `generate`'s keyword arguments. A journal of other settings is refused.
+        shard: which share of the samples this process computes. Default: all.
+
+    Raises:
+        OSError, ValueError: as the journal's.
+    """
+    work = {
         "prompts": f"{len(prompts)} ({sha256(json.dumps(prompts).encode())})",
-        "model": fingerprint(folder),
+        "model": fingerprint(model_dir),
         **settings,
     }
-    seed = run.pop("seed")
-    return Journal(out, run, seed, shard)
+    seed = work.pop("seed")
+    return Journal(out, work, seed, shard)
 
 
-def write(
+def write_samples(
     model: "GPT2",
     enc: "Encoder",
     prompts: Sequence[str | None],
     settings: Mapping[str, Any],
     *,
-    record: Journal | None = None,
+    journal: Journal | None = None,
     as_json: bool = False,
-    bar: bool = False,
+    show_progress: bool = False,
 ) -> None:
-    """Writes all samples in order: to stdout, each as soon as those before it are there, or as the record's file.
-
-    A record of a shard gets its samples, and its file is written by the last of them.
+    """Write all samples in order: to stdout as soon as possible, or to the journal's file once all are there.
 
     Args:
-        settings: `generate`'s, with the batch size; the seed is the record's, where there is one.
-        as_json: a line of JSON for each.
-        bar: show on stderr how far it is.
+        prompts: texts to continue; None starts a text without a prompt.
+        settings: `generate`'s keyword arguments, with `num_samples` and `batch_size`.
+        journal: keeps this shard's samples; its seed replaces that of `settings`. The last shard writes the file.
+            Default: write to stdout.
+        as_json: write each sample as one line of JSON. Default: as plain text.
+        show_progress: show a progress bar on stderr. Default: none.
+
+    Example:
+        >>> settings = {"length": 1, "num_samples": 1, "batch_size": 2, "seed": 1}
+        >>> write_samples(model, enc, ["ROMEO:", "JULIET:"], settings)
+        ======== SAMPLE 1 ========
+        ROMEO:
+        ...
     """
     from gpt2_tf.generation.generate import completions
 
-    of = len(prompts) * settings["num_samples"]
+    total = len(prompts) * settings["num_samples"]
     done, shard = frozenset(), UNSHARDED
-    if record is not None:
-        settings = {**settings, "seed": record.seed}
-        done, shard = frozenset(record.results), record.shard
+    if journal is not None:
+        settings = {**settings, "seed": journal.seed}
+        done, shard = frozenset(journal.results), journal.shard
     numbered = completions(model, enc, prompts, done=done, shard=shard, **settings)
-    if bar:
-        numbered = progress.bar(
-            numbered, initial=len(done), total=shard.n_rows(of, settings["batch_size"]), unit="sample"
-        )
-    if record is None:
+    if show_progress:
+        own = shard.n_rows(total, settings["batch_size"])
+        numbered = progress.bar(numbered, initial=len(done), total=own, unit="sample")
+    if journal is None:
         for number, completion in in_order(numbered):
-            _print(line(completion._asdict(), number, of, as_json=as_json), bar)
+            print_sample(format_sample(completion._asdict(), number, total, as_json=as_json), show_progress)
         return
     for number, completion in numbered:
-        record.add(number, completion._asdict())
-    if (samples := record.collect(of)) is not None:
-        record.finish(line(samples[number], number, of, as_json=as_json) for number in range(of))
+        journal.add(number, completion._asdict())
+    if (samples := journal.collect(total)) is not None:
+        journal.finish(format_sample(samples[number], number, total, as_json=as_json) for number in range(total))
 
 
-def line(fields: Mapping[str, Any], number: int, of: int, *, as_json: bool = False) -> str:
-    """What is written of sample `number`, from 0; `fields` are a Completion's."""
+def format_sample(fields: Mapping[str, Any], number: int, total: int, *, as_json: bool = False) -> str:
+    """One sample as it is written.
+
+    Args:
+        fields: those of a `Completion`.
+        number: the sample's number, from 0.
+        total: how many samples there are. Several have a banner above each.
+        as_json: as one line of JSON. Default: as plain text.
+
+    Example:
+        >>> print(format_sample({"prompt": "To be", "text": ", or not"}, 0, 2))
+        ======== SAMPLE 1 ========
+        To be, or not
+    """
     if as_json:
         return json.dumps(fields)
-    banner = f"======== SAMPLE {number + 1} ========\n" if of > 1 else ""
+    banner = f"======== SAMPLE {number + 1} ========\n" if total > 1 else ""
     return banner + fields["prompt"] + fields["text"]
 
 
 def in_order(numbered: Iterable[tuple[int, "Completion"]]) -> Iterator[tuple[int, "Completion"]]:
-    """Each as soon as all before it were there."""
+    """Yield numbered samples from 0 upwards, each as soon as all samples before it have come.
+
+    Example:
+        >>> list(in_order([(1, "b"), (0, "a"), (2, "c")]))
+        [(0, 'a'), (1, 'b'), (2, 'c')]
+    """
     waiting, number = {}, 0
     for other, completion in numbered:
         waiting[other] = completion
@@ -103,11 +150,12 @@ def in_order(numbered: Iterable[tuple[int, "Completion"]]) -> Iterator[tuple[int
             number += 1
 
 
-def _print(text: str, bar: bool) -> None:
-    if bar and sys.stdout.isatty() and sys.stderr.isatty():
+def print_sample(text: str, show_progress: bool) -> None:
+    """Print a sample, above the progress bar where both are on the same terminal."""
+    if show_progress and sys.stdout.isatty() and sys.stderr.isatty():
         from tqdm import tqdm
 
-        tqdm.write(text)  # above the bar, which is on the same terminal
+        tqdm.write(text)
     else:
         print(text)
     sys.stdout.flush()

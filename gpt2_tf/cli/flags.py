@@ -1,122 +1,195 @@
-"""The settings of `generate` as a person types them, as flags or in a session: their limits, defaults and meaning."""
+"""The flags that several commands share, and what their values become."""
 
+import argparse
 import math
-import re
-import shlex
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from gpt2_tf.generation.params import STOP
+from gpt2_tf.cli.terminal import print_notice
+from gpt2_tf.files import shard
+from gpt2_tf.hparams import SIZES
 
-ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+if TYPE_CHECKING:
+    from encoder import Encoder
+
+BUNDLED = "shakespeare"
+BUNDLED_NOTICE = (
+    "no --model is given, so the small bundled model answers; "
+    "--model 124M downloads OpenAI's model (498 MB) and uses it instead"
+)
+BUNDLED_VOCABULARY_NOTICE = (
+    "no --model is given, so the ids are those of the small bundled model; --model 124M uses OpenAI's vocabulary"
+)
+SIZE_NAMES = ", ".join(SIZES)
 
 
-def number(kind: type, least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
-    """A parser of finite numbers from `least` (not itself where `above`) to `most`; a ValueError says the limits."""
+def number(kind: type, minimum: float, maximum: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
+    """A parser of finite numbers, whose ValueError names the limits.
+
+    Args:
+        kind: int or float.
+        minimum: the smallest value; with `above`, every value must be greater.
+        maximum: the largest value. Default: no limit.
+        above: whether `minimum` itself is refused. Default: False.
+
+    Example:
+        >>> number(int, 1)("12")
+        12
+        >>> number(float, 0, 1)("2")
+        Traceback (most recent call last):
+        ValueError: is '2', but must be a number from 0 to 1
+    """
+    noun = "a whole number" if kind is int else "a number"
+    if above:
+        limits = f"above {minimum}" + (f" and at most {maximum}" if maximum < math.inf else "")
+    else:
+        limits = f"of at least {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
 
     def parse(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (least < value if above else least <= value) or not value <= most or value == math.inf:
-            limits = f"{'above' if above else 'at least'} {least}" + f" and at most {most}" * (most != math.inf)
-            noun = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{text!r} is given, but it must be {noun} {limits}")
+        # NaN fails every comparison, so it is refused here too.
+        if not (minimum < value if above else minimum <= value) or not value <= maximum or value == math.inf:
+            raise ValueError(f"is {text!r}, but must be {noun} {limits}")
         return value
 
     return parse
 
 
-def unescape(text: str) -> str:
-    r"""The string that was typed: \n, \r, \t and \\ are a newline, a return, a tab and a backslash.
+def vocab_size(text: str) -> int | str:
+    """The value of `--vocab-size`: a number of tokens, or "chars".
 
-    Raises:
-        ValueError: another character after a backslash, or bytes that aren't UTF-8.
+    Example:
+        >>> vocab_size("512"), vocab_size("chars")
+        (512, 'chars')
     """
-
-    def character(match: re.Match) -> str:
-        if match[1] not in ESCAPES:
-            raise ValueError(rf"{match[0]} in {text} has no meaning; expected \n, \r, \t, or \\ for a backslash")
-        return ESCAPES[match[1]]
-
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{text!a} is not UTF-8; convert it first") from None
-    return re.sub(r"\\(.?)", character, text, flags=re.DOTALL)
-
-
-def escape(text: str) -> str:
-    """What `unescape` makes the text of."""
-    return "".join({character: f"\\{letter}" for letter, character in ESCAPES.items()}.get(c, c) for c in text)
-
-
-class Setting(NamedTuple):
-    """One setting of `generate`: what its typed text becomes (a ValueError says what fits), its default, its help."""
-
-    parse: Callable[[str], Any]
-    default: Any
-    help: str
-
-
-SETTINGS = {
-    "length": Setting(number(int, 1), None, "new tokens at most (default: 100, or what fits)"),
-    "temperature": Setting(number(float, 0), 1.0, "0 takes the likeliest token each time (default: 1)"),
-    "top_k": Setting(number(int, 0), 0, "keep the k likeliest tokens (default: 0, all)"),
-    "top_p": Setting(
-        number(float, 0, 1, above=True), 1.0, "keep the likeliest tokens of this probability together (default: 1, all)"
-    ),
-    "min_p": Setting(
-        number(float, 0, 1), 0.0, "keep tokens at least this times as likely as the likeliest (default: 0, all)"
-    ),
-    "repetition_penalty": Setting(
-        number(float, 0, above=True), 1.0, "above 1, tokens that the text holds become less likely (default: 1)"
-    ),
-    "no_repeat_ngram": Setting(
-        number(int, 0), 0, "no run of so many tokens comes twice (default: 0, any number of times)"
-    ),
-    "stop": Setting(
-        unescape,
-        STOP,
-        r"the text ends before this string, in which \n, \r, \t and \\ are a newline, a return, a tab and a backslash, "
-        "or before the special token of this name; once for each, instead of <|endoftext|>; '' for no stop",
-    ),
-    "min_length": Setting(number(int, 0), 0, "nothing stops the text before so many new tokens (default: 0)"),
-    "seed": Setting(number(int, -(2**63), 2**63 - 1), None, "the same seed gives the same text"),
-}
-
-
-def change(settings: dict[str, Any], name: str, text: str) -> None:
-    """Sets one to what was typed, or to what `show` shows of it.
-
-    ValueError where there is no such setting, or the text is not of its kind.
-    """
-    setting = find(name)
-    try:
-        if name == "stop":
-            # Quoted, there can be several, or with '' none.
-            strings = shlex.split(text) if text.startswith(("'", '"')) else [text]
-            settings[name] = tuple(setting.parse(string) for string in strings if string)
-        else:
-            settings[name] = None if text == "none" and setting.default is None else setting.parse(text)
+        return text if text == "chars" else number(int, 257)(text)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"{error}, or chars") from None
 
 
-def find(name: str) -> Setting:
-    """The setting of this name. ValueError where there is none."""
-    if name not in SETTINGS:
-        raise ValueError(f"there is no setting {name!r}; expected one of {', '.join(SETTINGS)}")
-    return SETTINGS[name]
+def argument_type(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """An argparse type that calls `parse` and reports its ValueError in full; argparse itself would drop the text."""
+
+    def parse_argument(text: str) -> object:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
 
 
-def show(settings: Mapping[str, Any]) -> str:
-    """A line for each."""
-    return "\n".join(f"{name:<18} {_shown(value)}" for name, value in settings.items())
+WHOLE_NUMBER = argument_type(number(int, 1))
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join("'" + escape(string).replace("'", "'\"'\"'") + "'" for string in value) or "''"
-    return "none" if value is None else str(value)
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--model` and `--models-dir`."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        metavar="NAME|DIR",
+        help=f"{SIZE_NAMES} (downloaded if missing), {BUNDLED} (bundled), hf:USER/NAME from the Hugging Face hub, "
+        f"or a model's folder (default: {BUNDLED})",
+    )
+    add_models_dir_flag(group)
+
+
+def add_models_dir_flag(parser: argparse._ActionsContainer) -> None:
+    """Add `--models-dir`."""
+    parser.add_argument(
+        "--models-dir",
+        default="models",
+        metavar="DIR",
+        help="folder of the downloaded sizes, with a subfolder for each (default: models)",
+    )
+
+
+def model_name(args: argparse.Namespace, notice: str = BUNDLED_NOTICE) -> str:
+    """The name or folder that `--model` gives. Without it, the bundled model, and a notice on stderr that says so."""
+    if args.model is None:
+        print_notice(notice)
+        return BUNDLED
+    return args.model
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add `--out` and `--shard`, and return their group for further flags."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write to FILE once everything is done. Until then, results are kept in FILE.part; run the same command "
+        "again to resume (default: write to stdout)",
+    )
+    group.add_argument(
+        "--shard",
+        type=argument_type(shard.parse_shard),
+        default=shard.UNSHARDED,
+        metavar="K/N",
+        help="do share K, from 0 to N - 1, of the work of N processes, on this machine or on others that share the "
+        "folder. Give all of them the same flags and --out FILE. The last process to finish writes FILE, with the "
+        "bytes that a single process would have written (default: 0/1)",
+    )
+    return group
+
+
+def check_shard(args: argparse.Namespace) -> None:
+    """Report wrong usage where `--shard` lacks the flags that it needs."""
+    if args.shard.count > 1 and args.out is None:
+        args.parser.error("--shard needs --out FILE, the same for all shards")
+    if args.shard.count > 1 and getattr(args, "seed", 0) is None:
+        args.parser.error("--shard needs --seed N, the same for all shards")
+
+
+def print_shard_notice(args: argparse.Namespace) -> None:
+    """Say that this shard is done where other shards have still to write `--out`."""
+    if args.out is not None and not os.path.exists(args.out):
+        print_notice(f"shard {args.shard} is done; the last shard to finish writes {args.out}")
+
+
+def add_text_file_flags(parser: argparse._ActionsContainer) -> None:
+    """Add `--column` and `--field`, which say where .csv and .jsonl files have their text. Not given, they are None."""
+    parser.add_argument(
+        "--column",
+        metavar="NAME",
+        help="column of the .csv files that holds the text, by its name in their first row (default: the only column)",
+    )
+    parser.add_argument(
+        "--field",
+        metavar="NAME",
+        help="key of the objects in .jsonl files that holds the text (default: text)",
+    )
+
+
+def add_validation_flags(parser: argparse._ActionsContainer, default: str) -> None:
+    """Add `--val-fraction` and `--val-file`, which exclude each other. Not given, they are None.
+
+    Args:
+        default: the fraction that is used then, as the help shows it.
+    """
+    validation = parser.add_mutually_exclusive_group()
+    validation.add_argument(
+        "--val-fraction",
+        type=argument_type(number(float, 0, 1)),
+        metavar="X",
+        help="share of the tokens, taken from the end, that is kept for validation, from 0 to below 1 "
+        f"(default: {default})",
+    )
+    validation.add_argument(
+        "--val-file",
+        action="append",
+        metavar="FILE",
+        help="file, folder or glob to validate on; repeat the flag for several (default: none)",
+    )
+
+
+def load_vocabulary(args: argparse.Namespace) -> "Encoder":
+    """The encoder of the model that `--model` gives; no weights are downloaded for it."""
+    from gpt2_tf.pretrained.load import load_encoder
+
+    return load_encoder(model_name(args, BUNDLED_VOCABULARY_NOTICE), args.models_dir)

@@ -69,7 +69,7 @@ class Setting:
         noun = "a whole number" if self.kind is int else "a number"
         if self.above:
             limits = f"above {self.least:g} and at most {self.most:g}"
-        elif self.most in (MAX_INT32, math.inf):
+        elif self.most in (MAX_INT32, MAX_FLOAT32, math.inf):
             limits = f"of at least {self.least:g}"
         elif self.least == -(2**63):
             limits = "of 64 bits"
@@ -123,6 +123,8 @@ class SamplingParams:
 
     The settings act on the logits in this order: `logit_bias`, `repetition_penalty`, `no_repeat_ngram`, `min_length`,
     `filters`, `temperature`, `top_k`, `top_p`, `min_p`.
+
+    `stop` also takes a token id, or a collection of ids and strings; with an empty collection, nothing ends the text.
 
     Raises:
         TypeError: a value that must be a number has another type.
@@ -181,7 +183,7 @@ class SamplingParams:
     )
     stop: str | int | Collection[str | int] | None = _field(
         STOP,
-        "End the text before this string, special token or token id; an empty collection never ends it",
+        "End the text before this string, or before the special token of this name",
         str,
         default_text=STOP[0],
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import gpt2_tf
 from gpt2_tf.cli import batch
 from gpt2_tf.generation.generate import Completion
 
@@ -26,22 +27,22 @@ from gpt2_tf.generation.generate import Completion
     ],
 )
 def test_a_prompt_a_line(text, expected):
-    assert batch.read(text, "p.txt") == expected
+    assert batch.parse_prompts(text, "p.txt") == expected
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "p.txt is empty, but must have a prompt a line"),
+        ("", "p.txt is empty; expected one prompt per line"),
         ("\n", "p.txt is empty"),
         ("\n\n", "p.txt: line 1 is empty"),
-        ("a\n\nb\n", "p.txt: line 2 is empty, but each must be a prompt; remove it"),
+        ("a\n\nb\n", "p.txt: line 2 is empty; expected one prompt per line, so remove it"),
         ("a\nb\n\r\n", "p.txt: line 3 is empty"),
     ],
 )
 def test_a_line_that_is_no_prompt(text, message):
     with pytest.raises(ValueError, match=message):
-        batch.read(text, "p.txt")
+        batch.parse_prompts(text, "p.txt")
 
 
 def test_in_order_waits_for_those_before():
@@ -54,9 +55,9 @@ def test_in_order_waits_for_those_before():
 
 def test_the_line_of_a_sample():
     fields = Completion("naïve ", "two\nlines", [1, 2], "stop", [-0.5, -1.0])._asdict()
-    assert batch.line(fields, 0, 1) == "naïve two\nlines"
-    assert batch.line(fields, 6, 9) == "======== SAMPLE 7 ========\nnaïve two\nlines"
-    whole = batch.line(fields, 6, 9, as_json=True)
+    assert batch.format_sample(fields, 0, 1) == "naïve two\nlines"
+    assert batch.format_sample(fields, 6, 9) == "======== SAMPLE 7 ========\nnaïve two\nlines"
+    whole = batch.format_sample(fields, 6, 9, as_json=True)
     assert whole.isascii() and "\n" not in whole
     assert json.loads(whole) == fields
 
@@ -65,25 +66,27 @@ SETTINGS = {"num_samples": 1, "temperature": 0.7, "seed": 1}
 
 
 def test_another_model_or_other_prompts_are_another_run(tiny_folder, tmp_path):
-    with batch.begin(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS) as record:
+    with batch.open_journal(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS) as record:
         record.add(0, {"text": "c"})
-    with batch.begin(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS | {"seed": None}) as record:
+    with batch.open_journal(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS | {"seed": None}) as record:
         assert record.seed == 1
     with pytest.raises(ValueError, match=r"begun with prompts 2 \(SHA-256 \w+\), not 2 \(SHA-256 \w+\)"):
-        batch.begin(tmp_path / "out", ["a", "c"], tiny_folder, SETTINGS)
-    bundled = Path(batch.__file__).parent / "bundled" / "shakespeare"
+        batch.open_journal(tmp_path / "out", ["a", "c"], tiny_folder, SETTINGS)
+    bundled = Path(gpt2_tf.__file__).parent / "bundled" / "shakespeare"
     with pytest.raises(ValueError, match=r"begun with model SHA-256 \w+, not SHA-256 \w+; give the same"):
-        batch.begin(tmp_path / "out", ["a", "b"], bundled, SETTINGS)
+        batch.open_journal(tmp_path / "out", ["a", "b"], bundled, SETTINGS)
 
 
 def test_write_to_stdout_and_to_a_record(lively, enc, tiny_folder, tmp_path, capsys, monkeypatch):
     settings = {"num_samples": 2, "length": 5, "seed": 1, "batch_size": 2}
-    batch.write(lively, enc, ["the then", "e"], settings)
+    batch.write_samples(lively, enc, ["the then", "e"], settings)
     text = capsys.readouterr().out
     assert text.startswith("======== SAMPLE 1 ========\nthe then")
     run = {name: settings[name] for name in ("num_samples", "length", "seed")}
-    with batch.begin(tmp_path / "out", ["the then", "e"], tiny_folder, run) as record:
-        batch.write(lively, enc, ["the then", "e"], {**settings, "seed": 7}, record=record)  # the record's counts
+    with batch.open_journal(tmp_path / "out", ["the then", "e"], tiny_folder, run) as record:
+        batch.write_samples(
+            lively, enc, ["the then", "e"], {**settings, "seed": 7}, journal=record
+        )  # the record's counts
     assert (tmp_path / "out").read_bytes().decode() == text
     assert capsys.readouterr() == ("", "")
 
@@ -93,7 +96,7 @@ def test_write_to_stdout_and_to_a_record(lively, enc, tiny_folder, tmp_path, cap
 
     monkeypatch.setattr(sys, "stdout", Terminal())
     monkeypatch.setattr(sys, "stderr", Terminal())
-    batch.write(lively, enc, ["the then", "e"], settings, bar=True)
+    batch.write_samples(lively, enc, ["the then", "e"], settings, show_progress=True)
     assert sys.stdout.getvalue() == text
     assert "4/4" in sys.stderr.getvalue()
 

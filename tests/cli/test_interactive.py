@@ -10,10 +10,10 @@ import time
 import pytest
 
 from gpt2_tf import generate
-from gpt2_tf.cli.flags import SETTINGS
-from gpt2_tf.cli.interactive import HELP, Session
+from gpt2_tf.cli.interactive import HELP, SESSION_SETTINGS, Session
+from gpt2_tf.cli.sampling_flags import SETTINGS
 
-VALUES = {name: setting.default for name, setting in SETTINGS.items()} | {"length": 6, "seed": 3}
+VALUES = {name: SETTINGS[name].default for name in SESSION_SETTINGS} | {"length": 6, "seed": 3}
 
 
 @pytest.fixture
@@ -79,12 +79,12 @@ def test_answers_differ_and_a_seed_gives_the_session_again(lively, enc):
 
 def test_settings_change_on_the_fly(session):
     assert session.command("/set temperature 0.7") == "temperature        0.7"
-    assert session.values["temperature"] == 0.7
+    assert session.settings["temperature"] == 0.7
     assert session.command("/set top-k   5") == "top_k              5"
     assert session.command(r"/set stop \n") == r"stop               '\n'"
-    assert session.values["stop"] == ("\n",)
+    assert session.settings["stop"] == ("\n",)
     assert session.command("/set top_k") == "top_k              5"
-    assert [line.split()[0] for line in session.command("/set").splitlines()] == list(SETTINGS)
+    assert [line.split()[0] for line in session.command("/set").splitlines()] == list(SESSION_SETTINGS)
 
 
 def test_a_changed_setting_acts_on_the_next_answer(session):
@@ -105,20 +105,20 @@ def test_reset_and_help(session):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/foo", "there is no /foo; /help shows the commands, and //foo sends it as text"),
-        ("/", "there is no /; /help shows"),
+        ("/foo", "there is no command /foo; /help lists the commands, //foo sends it as text"),
+        ("/", "there is no command /; /help lists"),
         ("/reset now", "/reset takes nothing after it"),
-        ("/top-k 5", "there is no /top-k; `/set top-k 5` changes the setting"),
-        ("/set colour 3", "there is no setting 'colour'; expected one of length, temperature"),
+        ("/top-k 5", "there is no command /top-k; `/set top-k 5` sets it"),
+        ("/set colour 3", "there is no setting 'colour'; expected length, temperature"),
         ("/set colour", "there is no setting 'colour'"),
-        ("/set top_p 2", "top_p: '2' is given, but it must be a number above 0 and at most 1"),
+        ("/set top_p 2", "top_p is '2', but must be a number above 0 and at most 1"),
     ],
 )
 def test_a_wrong_command_says_what_fits(session, line, message):
-    before = dict(session.values)
+    before = dict(session.settings)
     with pytest.raises(ValueError, match=message):
         session.command(line)
-    assert session.values == before
+    assert session.settings == before
 
 
 def test_a_setting_the_model_refuses_leaves_the_text(session):
@@ -140,7 +140,7 @@ def test_lines_from_a_pipe():
     assert ran.returncode == 0
     err = ran.stderr.decode().splitlines()
     assert err[0] == "length             3"
-    assert err[1].startswith("gpt2-tf: error: there is no /foo")
+    assert err[1].startswith("gpt2-tf: error: there is no command /foo")
     assert err[2] == "top_k              5000"
     assert err[3].startswith("gpt2-tf: error: top_k is 5000, but must be 0 (off) to 1024")
     assert err[4:] == ["top_k              0"]
@@ -215,7 +215,7 @@ def ends_with(text):
 @pytest.mark.slow
 def test_a_session_at_a_terminal(terminal):
     session = terminal(*COMMAND, "--stop", "")
-    assert "/help says more" in session.wait(ends_with("> "))
+    assert "/help lists the commands" in session.wait(ends_with("> "))
     session.type("ROMEO:\n")
     answer = session.wait(ends_with("\n> "))
     assert len(answer) > len("ROMEO:\n\n> ")

@@ -169,7 +169,7 @@ def test_two_workers_follow_one_device(texts, single, tmp_path):
     assert_follows(out, single("documents"))
     # Of two workers one shows what is done.
     assert ran.stderr.count("--- step 10") == (out / "samples.txt").read_text().count("--- step 10") == 1
-    assert ran.stderr.count("Epoch 20/20") == ran.stderr.count("writes with it") == 1
+    assert ran.stderr.count("Epoch 20/20") == ran.stderr.count("samples from the trained model") == 1
     assert "WARNING" not in ran.stderr
 
 

@@ -120,7 +120,9 @@ def test_the_command_writes_with_a_run(text, tmp_path, capfd):
     """Of `gpt2-tf train` to `gpt2-tf generate`, as a person has them."""
     out = str(tmp_path / "out")
     assert main(["train", str(text), "--out", out, *COMMAND, *flags(steps=4, eval_every=4)]) == 0
-    assert capfd.readouterr().err.splitlines()[-1] == f"gpt2-tf generate --model {out} writes with it"
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        f"gpt2-tf: done; `gpt2-tf generate --model {out}` samples from the trained model"
+    )
     for place in (out, f"{out}/best"):
         assert main(["generate", "12 times", "--model", place, "--length", "5", "--seed", "1", "--json"]) == 0
         completion = json.loads(capfd.readouterr().out)
@@ -461,7 +463,7 @@ def test_ctrl_c_says_how_to_go_on(text, tmp_path):
         finally:
             process.kill()
     assert (process.returncode, printed) == (130, ""), shown
-    line = f"gpt2-tf: interrupted; `gpt2-tf train --out '{out}' --init-from resume` goes on"
+    line = f"gpt2-tf: interrupted; `gpt2-tf train --out '{out}' --init-from resume` resumes the run"
     assert shown.splitlines()[-1] == line and "Traceback" not in shown
     assert 50 <= train.last(out) < 500
     begin(text, tmp_path / "whole", steps=600, save_every=500, eval_every=50)

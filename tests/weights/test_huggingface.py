@@ -595,9 +595,9 @@ def test_a_long_runs_record_knows_the_model_by_all_its_files(saved, copy, tmp_pa
     from gpt2_tf.cli import batch
 
     settings = {"seed": 1}
-    with batch.begin(tmp_path / "out", ["x"], saved, settings) as record:
+    with batch.open_journal(tmp_path / "out", ["x"], saved, settings) as record:
         record.add(0, {"text": "x"})
-    with batch.begin(tmp_path / "out", ["x"], copy, settings) as record:
+    with batch.open_journal(tmp_path / "out", ["x"], copy, settings) as record:
         assert record.results == {0: {"text": "x"}}
 
     def change(tensors):
@@ -605,4 +605,4 @@ def test_a_long_runs_record_knows_the_model_by_all_its_files(saved, copy, tmp_pa
 
     rewrite(copy, change)
     with pytest.raises(ValueError, match="model"):
-        batch.begin(tmp_path / "out", ["x"], copy, settings)
+        batch.open_journal(tmp_path / "out", ["x"], copy, settings)

@@ -1,0 +1,32 @@
+"""`gpt2-tf info`: describe a model by its files."""
+
+import argparse
+
+from gpt2_tf.cli.flags import BUNDLED, add_model_flags
+from gpt2_tf.cli.parser import add_command
+from gpt2_tf.files.terminal import escape_control_characters
+
+EXAMPLES = """\
+gpt2-tf info
+gpt2-tf info --model 124M"""
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add the command `info`."""
+    parser = add_command(
+        commands,
+        "info",
+        run,
+        summary="Print a model's hyperparameters and whether its files are complete.",
+        usage="[flags]",
+        examples=EXAMPLES,
+    )
+    add_model_flags(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print one line per fact; nothing is downloaded."""
+    from gpt2_tf.pretrained.load import describe
+
+    for key, value in describe(args.model or BUNDLED, args.models_dir).items():
+        print(f"{key:<11} {escape_control_characters(value)}")

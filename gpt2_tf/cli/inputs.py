@@ -1,0 +1,41 @@
+"""Text from the command line: an argument, a file, or stdin."""
+
+import sys
+from pathlib import Path
+
+
+def read_argument(argument: str) -> str:
+    """The text of an argument, or all of stdin for "-".
+
+    Raises:
+        ValueError: the bytes are not UTF-8.
+
+    Example:
+        >>> read_argument("ROMEO:")
+        'ROMEO:'
+    """
+    # Python gives bytes of an argument that are not UTF-8 as lone surrogates, which would be encoded as U+FFFD.
+    return read_file("-") if argument == "-" else _decode(argument.encode(errors="surrogateescape"), "the text")
+
+
+def read_file(name: str) -> str:
+    """All text of a file, or of stdin for "-".
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the bytes are not UTF-8.
+
+    Example:
+        >>> _ = Path("a.txt").write_text("ROMEO:")
+        >>> read_file("a.txt")
+        'ROMEO:'
+    """
+    return _decode(sys.stdin.buffer.read(), "stdin") if name == "-" else _decode(Path(name).read_bytes(), name)
+
+
+def _decode(content: bytes, name: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        wrong = f"byte {content[error.start]:#04x} at offset {error.start}"
+        raise ValueError(f"{name} is not UTF-8: {wrong}; convert it first") from None

@@ -1,0 +1,30 @@
+"""Notices and errors on stderr: one line each, in which no control character is left."""
+
+import sys
+
+from gpt2_tf.files.terminal import escape_control_characters
+
+
+def print_notice(text: str) -> None:
+    """Print one line on stderr, after the program's name."""
+    print(f"gpt2-tf: {escape_control_characters(text)}", file=sys.stderr)
+
+
+def one_line(error: Exception) -> str:
+    """An exception as one line for a user.
+
+    The text of a ValueError, OSError or ImportError is written for users. Another exception is a fault of this
+    program, so its line names the kind and `--debug`.
+
+    Example:
+        >>> one_line(FileNotFoundError(2, "No such file or directory", "texts/a.txt"))
+        'texts/a.txt: No such file or directory'
+        >>> one_line(KeyError("h12"))
+        "KeyError: 'h12' (--debug shows where)"
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    message = " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError | ImportError):
+        return message
+    return f"{type(error).__name__}: {message} (--debug shows where)"

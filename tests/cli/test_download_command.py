@@ -1,0 +1,102 @@
+"""`gpt2-tf download`, from a server on this machine."""
+
+import contextlib
+import http.server
+import shutil
+import threading
+
+import pytest
+from oracles.command_line import assert_error, text_of
+
+from gpt2_tf.pretrained import download as download_model
+
+DATA = "model.ckpt.data-00000-of-00001"
+
+
+@pytest.fixture
+def mirror(tiny_folder, tmp_path, monkeypatch):
+    """A server on loopback whose 124M is the tiny model, and the environment that names it; gives its address."""
+    shutil.copytree(tiny_folder, tmp_path / "server" / "124M")
+    # A saved model has no graph beside it; this one is empty.
+    (tmp_path / "server" / "124M" / download_model.META).write_bytes(b"\x12\x00")
+    monkeypatch.setattr(download_model, "SHA256", {})
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=tmp_path / "server")
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("GPT2_TF_BASE_URL", url)
+        yield url
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("asked", ["124M", "117M"])
+def test_download_prints_the_folder(cli, mirror, tiny_folder, tmp_path, asked):
+    place = tmp_path / "models" / "124M"
+    ran = cli("download", asked, "--models-dir", tmp_path / "models")
+    assert (ran.status, ran.out.decode()) == (0, f"{place}\n")
+    assert DATA in ran.err
+    assert (place / DATA).read_bytes() == (tiny_folder / DATA).read_bytes()
+
+
+def test_download_from_a_mirror(cli, mirror, monkeypatch, tmp_path):
+    monkeypatch.setenv("GPT2_TF_BASE_URL", "http://127.0.0.1:9/nobody")
+    ran = cli("download", "124M", "--models-dir", tmp_path / "models", "--base-url", mirror)
+    assert ran.status == 0
+
+
+def test_a_size_that_is_missing_is_fetched_as_far_as_it_is_needed(cli, mirror, tmp_path):
+    options = ("--model", "117M", "--models-dir", tmp_path / "models")
+    encoded = cli("encode", "The quick", *options)
+    assert encoded.status == 0
+    assert encoded.out.replace(b" ", b"").strip().isdigit()
+    fetched = {path.name for path in (tmp_path / "models" / "124M").iterdir() if not path.name.startswith(".")}
+    assert fetched == {"encoder.json", "vocab.bpe"}
+    generated = cli("generate", "The quick", "--length", 2, *options)
+    assert (generated.status, generated.out[:9]) == (0, b"The quick")
+    assert DATA in generated.err
+    assert text_of(cli("encode", "The quick", *options)) == encoded.out.decode().strip()
+
+
+def test_download_of_what_the_server_lacks(cli, mirror, tmp_path):
+    ran = cli("download", "355M", "--models-dir", tmp_path / "models")
+    assert_error(ran, 1, f"{mirror}/355M/", "HTTP 404", "check --base-url")
+
+
+def test_download_from_nobody(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr(download_model, "BACKOFF", 0.0)
+    with contextlib.closing(http.server.HTTPServer(("127.0.0.1", 0), None).socket) as taken:
+        port = taken.getsockname()[1]
+    ran = cli("download", "124M", "--models-dir", tmp_path, "--base-url", f"http://127.0.0.1:{port}")
+    *notes, error = ran.err.splitlines()
+    assert (ran.status, ran.out) == (1, b"")
+    assert error.startswith(f"gpt2-tf: error: http://127.0.0.1:{port}/124M/checkpoint: ")
+    assert "Connection refused" in error and "run again later" in error
+    assert all(note.endswith("trying again in 0 s") for note in notes)
+
+
+def test_download_where_nothing_may_be_written(cli, unwritable):
+    ran = cli("download", "124M", "--models-dir", unwritable)
+    assert_error(ran, 1, f"can't write {unwritable / '124M'}: Permission denied", "choose another --models-dir")
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "parts"),
+    [
+        (["125M"], 2, ["'125M'", "124M (or 117M)", "1558M (or 1542M)"]),
+        (["124M", "--base-url", "ftp://example.org"], 1, ["'ftp://example.org'", "begin with http:// or https://"]),
+        (["124M", "--models-dir", __file__], 1, [f"{__file__} is a file", "choose another --models-dir"]),
+    ],
+    ids=["size", "base-url", "models-dir"],
+)
+def test_wrong_download(cli, tmp_path, monkeypatch, argv, status, parts):
+    monkeypatch.chdir(tmp_path)
+    assert_error(cli("download", *argv), status, *parts)
