@@ -27,9 +27,9 @@ MODULES |= {
     "gpt2_tf.export": "gpt2_tf.serving",
     "gpt2_tf.folder": "gpt2_tf.pretrained",
     "gpt2_tf.replicas": "gpt2_tf.model.distribute",
-    "gpt2_tf.sample": "gpt2_tf.generation.decoding",
+    "gpt2_tf.sample": "gpt2_tf.generation",
     "gpt2_tf.stops": "gpt2_tf.generation.stop_strings",
-    "gpt2_tf.text": "gpt2_tf.generation.generate",
+    "gpt2_tf.text": "gpt2_tf.generation",
 }
 
 

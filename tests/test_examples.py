@@ -1,4 +1,4 @@
-"""The scripts in `examples/`, run as a person runs them."""
+"""The scripts in `examples/`, run from the command line."""
 
 import importlib
 import io
@@ -30,9 +30,9 @@ def tiny(tiny_folder):
 
 @pytest.fixture
 def run(tiny, tiny_folder, monkeypatch, capsys):
-    """Runs a script on the tiny model with flags and a text for stdin; gives what it printed."""
+    """Return a function that runs a script on the tiny model with flags and stdin, and returns its stdout."""
     real = folder.load
-    # At once: to trace the sampling loop anew takes seconds.
+    # Loading the model again would compile the decode loop again, which takes seconds.
     monkeypatch.setattr(folder, "load", lambda name, *rest: tiny if name == str(tiny_folder) else real(name, *rest))
 
     def run(script: str, *flags, stdin: str = "", model=tiny_folder) -> str:
@@ -45,7 +45,7 @@ def run(tiny, tiny_folder, monkeypatch, capsys):
 
 
 def written(enc, samples, context: int, first: int) -> str:
-    """How the scripts write a batch whose first sample has the number `first`."""
+    """Return what the scripts print of a batch whose first sample has the number `first`."""
     return "".join(
         f"{f' SAMPLE {i} ':=^80}\n{enc.decode(sample[context:])}\n" for i, sample in enumerate(samples.numpy(), first)
     )
@@ -82,10 +82,10 @@ def test_interactive_samples(run, tiny):
 
 
 @pytest.mark.parametrize("script", [UNCONDITIONAL, INTERACTIVE])
-def test_mistakes_are_one_line(run, capsys, script):
+def test_a_mistake_is_an_error_of_one_line(run, capsys, script):
     with pytest.raises(SystemExit, match="error: there is no model 'nope': expected a size"):
         run(script, model="nope")
-    with pytest.raises(SystemExit, match=r"error: top_p is 0\.0, but must be above 0"):
+    with pytest.raises(SystemExit, match=r"error: top_p is 0\.0, but must be a number above 0"):
         run(script, "--top_p", 0, stdin="The\n")
     with pytest.raises(SystemExit) as end:
         run(script, "--nsamples", 3, "--batch_size", 2)
@@ -103,7 +103,7 @@ def test_mistakes_are_one_line(run, capsys, script):
         (None, [], "No such file or directory"),
     ],
 )
-def test_training_says_mistakes_in_one_line_and_writes_nothing(tmp_path, content, flags, message):
+def test_a_mistake_in_training_is_an_error_of_one_line_and_writes_nothing(tmp_path, content, flags, message):
     if content is not None:
         (tmp_path / "text.txt").write_bytes(content)
     command = [sys.executable, EXAMPLES / "train_shakespeare.py", tmp_path / "text.txt", tmp_path / "out", *flags]
@@ -119,7 +119,7 @@ def test_train_a_model_and_load_it(tmp_path):
     text.write_text("ROMEO:\nBut soft, what light through yonder window breaks?\n\nJULIET:\nAy me, naïve!\n\n" * 30)
     flags = ["--n-vocab", "300", "--n-ctx", "16", "--n-embd", "16", "--n-head", "2", "--n-layer", "1"]
     flags += ["--steps", "80", "--batch-size", "4", "--dropout", "0"]
-    # A process: the script sets Keras's dtype policy and the seeds.
+    # The script sets Keras's dtype policy and the seeds, so it runs in a process of its own.
     ran = subprocess.run(
         [sys.executable, EXAMPLES / "train_shakespeare.py", text, tmp_path / "out", *flags],
         capture_output=True,
@@ -136,7 +136,7 @@ def test_train_a_model_and_load_it(tmp_path):
     assert quality.endswith(f" nats a character on the last 10% of {text}")
     assert hint == f"gpt2-tf generate --model {tmp_path / 'out'} writes with it"
     assert ran.stderr == ""
-    # It has learned: the untrained model has all 300 tokens about as likely as each other.
+    # The trained model predicts better than the untrained model, which finds all 300 tokens about equally likely.
     ids = np.array([enc.encode("But soft, what light")])
     logits = model(ids[:, :-1]).numpy()[0]
     losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(logits)), ids[0, 1:]]
@@ -160,7 +160,7 @@ def test_finetune_a_model_and_load_it(tiny_folder, tmp_path):
     assert losses[1] < losses[0] - 0.01
 
 
-def test_finetune_for_fewer_steps_than_it_evaluates(tiny_folder, tmp_path):
+def test_finetune_with_fewer_steps_than_between_evaluations(tiny_folder, tmp_path):
     (tmp_path / "text.txt").write_text("The quick brown fox didn't sleep.\n" * 50)
     flags = [tmp_path / "text.txt", tmp_path / "out", "--model", tiny_folder, "--steps", "2", "--window", "16"]
     command = [sys.executable, EXAMPLES / "finetune.py", *flags]
@@ -169,7 +169,7 @@ def test_finetune_for_fewer_steps_than_it_evaluates(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("script", [UNCONDITIONAL, INTERACTIVE])
-def test_a_script_prints_no_noise_of_tensorflows(script, tiny_folder):
+def test_a_script_prints_nothing_from_tensorflow(script, tiny_folder):
     flags = ["--model_name", tiny_folder, "--length", "4", "--nsamples", "1"]
     ran = subprocess.run(
         [sys.executable, EXAMPLES / script, *flags], input="The\n", capture_output=True, text=True, timeout=60
@@ -214,7 +214,7 @@ def test_the_papers_table(tiny, tiny_folder, monkeypatch, capsys, tmp_path):
     assert figures == "| 345M | " + " | ".join(f"{value:.2f}" for value in expected) + " |"
 
 
-def test_what_the_papers_table_makes_of_datasets():
+def test_the_papers_table_cleans_its_datasets():
     script = runpy.run_path(str(EXAMPLES / "paper_table.py"))
     wiki = ' = = Career = = \n He said " Bill " ( 1 @,@ 000 ) in 2000 @.@ 5 ; \n'
     assert script["wikitext"](wiki) == '== Career ==\nHe said "Bill" (1,000) in 2000.5;\n'
@@ -236,7 +236,7 @@ def test_what_the_papers_table_makes_of_datasets():
 
 
 class Answer:
-    """Of a server that writes each prompt's settings."""
+    """The response of a server that answers each prompt with its settings."""
 
     ok = True
 
@@ -269,8 +269,8 @@ def test_serving_client_over_rest(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("up", "said"), [(False, "doesn't answer; is the server up"), (True, "is no TensorFlow Serving")]
 )
-def test_serving_client_says_what_is_not_there(monkeypatch, up, said):
-    """No server; and one of web pages."""
+def test_serving_client_names_a_missing_or_wrong_server(monkeypatch, up, said):
+    """Either no server answers, or a server of web pages."""
     with HTTPServer(("localhost", 0), BaseHTTPRequestHandler) as server:
         address = f"localhost:{server.server_port}"
         if up:
@@ -283,7 +283,7 @@ def test_serving_client_says_what_is_not_there(monkeypatch, up, said):
 
 
 def test_serving_client_over_grpc(monkeypatch, capsys):
-    """With a server of the extra's own stubs, on loopback."""
+    """Against a server on loopback, made of the stubs that the extra installs."""
     pytest.importorskip("tensorflow_serving.apis", reason="needs tensorflow-serving-api")
     from concurrent import futures
 

@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from encoder.bpe import END_OF_TEXT
 from gpt2_tf.evaluation.perplexity import windows
-from gpt2_tf.generation import stop_strings
-from gpt2_tf.generation.decoding import Noise, draw_seed, extend
+from gpt2_tf.generation.engine import as_engine
 from gpt2_tf.generation.generate import Sample
-from gpt2_tf.generation.likelihood import BATCH_SIZE, Row, likelihoods
-from gpt2_tf.generation.sampler import choice
+from gpt2_tf.generation.likelihood import BATCH_SIZE, Row, score_in_batches
+from gpt2_tf.generation.params import SamplingParams
+from gpt2_tf.generation.stop_strings import build_stop_table, parse_stops
 
 LENGTH = 256  # new tokens where a task doesn't say, as for the harness's `hf`
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
@@ -60,7 +60,7 @@ class GPT2LM(TemplateLM):
         self.pretrained = str(pretrained)
         self.model, self.enc = load(self.pretrained, models_dir)
         self.batch_size = BATCH_SIZE if str(batch_size).startswith("auto") else int(batch_size)
-        self.seed = draw_seed(seed)
+        self.seed = SamplingParams(seed=seed).with_seed().seed
 
     @property
     def eot_token_id(self) -> int:
@@ -136,7 +136,7 @@ class GPT2LM(TemplateLM):
     def _generate(self, contexts: Sequence[list[int]], numbers: Sequence[int], arguments: dict) -> list[str]:
         arguments = normalize_gen_kwargs(arguments, LENGTH)
         length, sampled = arguments.pop("max_gen_toks"), arguments.pop("do_sample")
-        stop_ids, strings = stop_strings.parse(self.enc, handle_stop_sequences(arguments.pop("until"), eos=END_OF_TEXT))
+        stop_ids, strings = parse_stops(self.enc, handle_stop_sequences(arguments.pop("until"), eos=END_OF_TEXT))
         settings = {name: arguments.pop(name) for name in SAMPLING if name in arguments}
         if arguments:
             raise ValueError(f"gpt2-tf generates without {', '.join(arguments)}; it takes {', '.join(SAMPLING)}")
@@ -145,16 +145,24 @@ class GPT2LM(TemplateLM):
         if not 1 <= length < self.max_length:
             raise ValueError(f"max_gen_toks is {length}, but must be 1 to {self.max_length - 1}, to leave room")
         contexts = [ids[-(self.max_length - length) :] or [self.eot_token_id] for ids in contexts]
-        settings = choice(self.enc.n_vocab, stops=stop_strings.table(self.enc.tokens, stop_ids, strings), **settings)
+        params = SamplingParams(seed=self.seed, **settings)
+        params.check_vocabulary_size(self.enc.n_vocab)
         samples = [Sample(self.enc, None, stop_ids, strings) for _ in contexts]
-        noise = Noise(self.seed, numbers)
-        for pieces in extend(self.model, contexts, settings, [length] * len(contexts), noise):
-            for piece in pieces:
-                samples[piece.row].add(piece)
-        return [sample.completion().text for sample in samples]
+        for chunks in as_engine(self.model).extend(
+            contexts,
+            params,
+            limits=[length] * len(contexts),
+            row_numbers=numbers,
+            stop_table=build_stop_table(self.enc.tokens, stop_ids, strings),
+        ):
+            for chunk in chunks:
+                samples[chunk.row].add_chunk(chunk)
+        return [sample.to_completion().text for sample in samples]
 
     def _scored(self, rows: Sequence[Row], desc: str, disable_tqdm: bool):
-        return tqdm(likelihoods(self.model, rows, self.batch_size), total=len(rows), desc=desc, disable=disable_tqdm)
+        return tqdm(
+            score_in_batches(self.model, rows, self.batch_size), total=len(rows), desc=desc, disable=disable_tqdm
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from encoder import Encoder
 from gpt2_tf.files import progress
 from gpt2_tf.files.journal import Journal
 from gpt2_tf.files.shard import UNSHARDED
-from gpt2_tf.generation.likelihood import Likelihood, Row, likelihoods
+from gpt2_tf.generation.likelihood import Likelihood, Row, score_in_batches
 from gpt2_tf.hparams import is_whole
 from gpt2_tf.model.gpt2 import GPT2
 
@@ -47,7 +47,7 @@ def score_rows(
     if not is_whole(batch_size, 1, 2**31 - 1):
         raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1")
     done, shard = (frozenset(), UNSHARDED) if record is None else (frozenset(record.results), record.shard)
-    numbered = likelihoods(model, rows, batch_size, never, done, shard)
+    numbered = score_in_batches(model, rows, batch_size, never, done, shard)
     if bar:
         numbered = progress.bar(numbered, initial=len(done), total=shard.n_rows(len(rows), batch_size), unit="row")
     if record is None:

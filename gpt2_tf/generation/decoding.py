@@ -1,108 +1,124 @@
-"""Sampling: ids in, ids out. `prefill` reads the context, `decode` goes on from the cache in one compiled loop."""
+"""The decode loop in TensorFlow: token ids in, token ids out.
 
-import random
+`prefill` runs the model over the context once. The compiled loop then samples one token per step from the KV cache.
+"""
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from gpt2_tf.generation.sampler import Choice, Filter, Text, choice
+from gpt2_tf.generation.engine import STEPS_PER_CHUNK, Chunk
+from gpt2_tf.generation.noise import UniformNoise
+from gpt2_tf.generation.sampler import Filter, History, Sampler, sampler_specs
 from gpt2_tf.generation.stop_strings import STOPPED
-from gpt2_tf.hparams import HParams, is_whole
 from gpt2_tf.model import kv_cache
 from gpt2_tf.model.gpt2 import GPT2
 
-COLUMNS = 1024  # of noise at a time
-STEPS = 8  # tokens from one look at the loop to the next: a Ctrl-C waits for no more
+Proposer = Callable[[Sequence[int], int, int], list[int]]  # see `extend_rows`
 
 
 def prefill(
-    model: GPT2, tokens: tf.Tensor, past: kv_cache.KVCache | None = None, start: tf.Tensor | None = None
+    model: GPT2, tokens: tf.Tensor, past: kv_cache.KVCache | None = None, pad_lengths: tf.Tensor | None = None
 ) -> kv_cache.KVCache:
-    """Reads the tokens, int [batch, seq], but for the last, with which `decode_one_token` begins; gives the cache.
+    """Run all tokens but the last, int [batch, seq], and return the KV cache.
 
-    Not compiled for one text: that takes longer than it saves.
+    The last token is the first input of `decode_one_token`. This function is not compiled, because compiling it for one
+    text takes longer than it saves.
     """
-    return model.hidden_states(tokens[:, :-1], past, start)[1]
+    return model.hidden_states(tokens[:, :-1], past, pad_lengths)[1]
 
 
 def decode_one_token(
-    model: GPT2, token: tf.Tensor, past: kv_cache.KVCache, start: tf.Tensor | None = None
+    model: GPT2, token: tf.Tensor, past: kv_cache.KVCache, pad_lengths: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, kv_cache.KVCache]:
-    """Reads one more token, int [batch]; gives the next one's logits, [batch, n_vocab], and the longer cache."""
-    h, present = model.hidden_states(token[:, None], past, start)
+    """Run one more token per row, int [batch].
+
+    Returns:
+        The logits of the next token, [batch, n_vocab], and the KV cache with the token's keys and values appended.
+    """
+    h, present = model.hidden_states(token[:, None], past, pad_lengths)
     return model.logits(h)[:, 0], present
 
 
-class State(NamedTuple):
-    """Where the loop stands; what it needs to go on."""
+class DecodeState(NamedTuple):
+    """Everything that the decode loop needs in order to continue."""
 
-    tokens: tf.Tensor  # int32 [batch, seq]; rows of fewer tokens are filled up on the left
-    start: tf.Tensor  # int32 [batch]: the column of each row's first token
-    past: kv_cache.KVCache  # of all tokens but the last, which is not read yet; in two pieces
-    stop: tf.Tensor  # int32 [batch]: the row's state in `Choice.stops`; STOPPED has ended its text
-    count: tf.Tensor  # int32 [batch]: the row's new tokens, up to the one that ended its text
+    tokens: tf.Tensor  # int32 [batch, seq]; shorter rows are left-padded
+    pad_lengths: tf.Tensor  # int32 [batch]: the length of each row's padding
+    past: kv_cache.KVCache  # of all tokens but the last, which the model has not run yet; in two segments
+    stop_state: tf.Tensor  # int32 [batch]: the row's state in `Sampler.stop_table`; STOPPED once its text has ended
+    n_new: tf.Tensor  # int32 [batch]: the number of the row's new tokens, with the token that ended its text
     logprobs: tf.Tensor  # float32 [batch, new]: of this loop's new tokens, before any filter
 
-    def going(self, limit: tf.Tensor) -> tf.Tensor:
-        """Booleans [batch]: the rows whose texts go on. `limit` is int32 [batch]."""
-        return (self.stop != STOPPED) & (self.count < limit)
+    def active(self, limit: tf.Tensor) -> tf.Tensor:
+        """bool [batch]: the rows that have neither stopped nor reached `limit`, int32 [batch], new tokens."""
+        return (self.stop_state != STOPPED) & (self.n_new < limit)
 
-    def take(self, rows: np.ndarray) -> "State":
-        """These rows alone, int [any], in this order."""
+    def select_rows(self, rows: np.ndarray) -> "DecodeState":
+        """Return the state of these rows alone, int [any], in this order."""
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), self)
 
 
-def _specs(model: GPT2, batch: int | None = None) -> tuple[State, Choice, tf.TensorSpec]:
-    """The state, the choice and the noise, of any lengths and settings, so that each function has one trace."""
-    integer, number = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.float32)
-    rows = tf.TensorSpec([batch], tf.int32)
+def _input_specs(model: GPT2, batch: int | None = None) -> tuple[DecodeState, Sampler, tf.TensorSpec]:
+    """The specs of a state, a sampler and its noise. They fix no length and no setting, so one trace serves all."""
+    rows, columns = tf.TensorSpec([batch], tf.int32), tf.TensorSpec([batch, None], tf.int32)
     past = kv_cache.tensor_specs(model.hparams, model.compute_dtype, batch, segments=2)
-    logprobs = tf.TensorSpec([batch, None], tf.float32)
-    state = State(tf.TensorSpec([batch, None], tf.int32), rows, past, rows, rows, logprobs)
-    stops = tf.TensorSpec([None, model.hparams.n_vocab], tf.int32)
-    bias = tf.TensorSpec([None], tf.float32)
-    choice = Choice(bias, number, integer, stops, integer, number, integer, number, number)
-    return state, choice, tf.TensorSpec([batch, None], tf.float64)
+    state = DecodeState(columns, rows, past, rows, rows, tf.TensorSpec([batch, None], tf.float32))
+    return state, sampler_specs(model.hparams.n_vocab), tf.TensorSpec([batch, None], tf.float64)
 
 
-def step(
-    model: GPT2, state: State, choice: Choice, noise: tf.Tensor, limit: tf.Tensor, filters: Sequence[Filter] = ()
-) -> State:
-    """One token more for each row; `noise` is float64 [batch], `limit` int32 [batch]."""
-    logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.start)
-    logits = tf.cast(logits, tf.float32)
-    text = Text(state.tokens, state.start, state.stop, state.count)
-    token, logprob = choice.token(logits, text, noise, filters)
-    going = state.going(limit)
-    return State(
+def decode_step(
+    model: GPT2,
+    state: DecodeState,
+    sampler: Sampler,
+    noise: tf.Tensor,
+    limit: tf.Tensor,
+    extra_filters: Sequence[Filter] = (),
+) -> DecodeState:
+    """Sample one more token per row. `noise` is float64 [batch], `limit` int32 [batch].
+
+    A row that has ended gets tokens too, which have no meaning; its `stop_state` and `n_new` no longer change.
+    """
+    logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.pad_lengths)
+    history = History(state.tokens, state.pad_lengths, state.stop_state, state.n_new)
+    token, logprob = sampler.sample_token(tf.cast(logits, tf.float32), history, noise, extra_filters)
+    active = state.active(limit)
+    return DecodeState(
         tf.concat([state.tokens, token[:, None]], axis=1),
-        state.start,
+        state.pad_lengths,
         past,
-        tf.where(going, choice.next_stop(state.stop, token), state.stop),
-        state.count + tf.cast(going, tf.int32),
+        tf.where(active, sampler.next_stop_state(state.stop_state, token), state.stop_state),
+        state.n_new + tf.cast(active, tf.int32),
         tf.concat([state.logprobs, logprob[:, None]], axis=1),
     )
 
 
-def decoder(model: GPT2, filters: tuple[Filter, ...], batch: int | None) -> tf.types.experimental.PolymorphicFunction:
-    """The loop, `decode(state, choice, noise, limit) -> State`, for `GPT2.traced`; a `batch` of 1 has a faster one.
+def build_decode_loop(
+    model: GPT2, extra_filters: tuple[Filter, ...], batch: int | None
+) -> tf.types.experimental.PolymorphicFunction:
+    """Build the compiled loop `decode(state, sampler, noise, limit) -> DecodeState`, for `GPT2.traced`.
 
-    It writes as many tokens as `noise`, float64 [batch, new], has columns; fewer where every row has stopped or has
-    `limit`, int32 [batch], new tokens.
+    The loop writes one token per column of `noise`, float64 [batch, new]. It ends early once every row has stopped or
+    has `limit`, int32 [batch], new tokens.
+
+    Args:
+        model: the model that the loop runs.
+        extra_filters: the caller's own filters.
+        batch: the number of rows. None compiles one loop for any number; a loop for exactly 1 row is faster.
     """
-    state, choice, noise = _specs(model, batch)
+    state, sampler, noise = _input_specs(model, batch)
     shapes = tf.nest.map_structure(lambda spec: spec.shape, state)
 
-    @tf.function(autograph=False, input_signature=[state, choice, noise, state.count])
-    def decode(state, choice, noise, limit):
+    @tf.function(autograph=False, input_signature=[state, sampler, noise, state.n_new])
+    def decode(state, sampler, noise, limit):
         def next_step(i, state):
-            return i + 1, step(model, state, choice, noise[:, i], limit, filters)
+            return i + 1, decode_step(model, state, sampler, noise[:, i], limit, extra_filters)
 
         state = state._replace(past=kv_cache.split_tail(state.past), logprobs=state.logprobs[:, :0])
         return tf.while_loop(
-            lambda i, state: (i < tf.shape(noise)[1]) & tf.reduce_any(state.going(limit)),
+            lambda i, state: (i < tf.shape(noise)[1]) & tf.reduce_any(state.active(limit)),
             next_step,
             (0, state),
             shape_invariants=(tf.TensorShape([]), shapes),
@@ -111,257 +127,140 @@ def decoder(model: GPT2, filters: tuple[Filter, ...], batch: int | None) -> tf.t
     return decode
 
 
-def checker(model: GPT2, filters: tuple[Filter, ...]) -> tf.types.experimental.PolymorphicFunction:
-    """One step with guesses, `check(state, guesses, choice, noise) -> State`, for `GPT2.traced`; a batch of one row.
+def build_verify_step(model: GPT2, extra_filters: tuple[Filter, ...]) -> tf.types.experimental.PolymorphicFunction:
+    """Build the compiled step `verify(state, proposals, sampler, noise) -> DecodeState`, for `GPT2.traced`.
 
-    The guesses, int32 [n], are read at once, and the state goes on by each that `decode` would have written, and by one
-    token more. `noise` is float64 [1, n + 1].
+    The step runs the proposed tokens, int32 [n], in one forward pass. It keeps each proposal that the decode loop would
+    have written, and adds one token more. It takes a batch of one row. `noise` is float64 [1, n + 1].
     """
-    state, choice, noise = _specs(model)
+    state, sampler, noise = _input_specs(model)
 
-    @tf.function(autograph=False, input_signature=[state, tf.TensorSpec([None], tf.int32), choice, noise])
-    def check(state, guesses, choice, noise):
-        n, seq = tf.size(guesses), tf.shape(state.tokens)[1]
-        h, past = model.hidden_states(tf.concat([state.tokens[:, -1:], guesses[None]], axis=1), state.past, state.start)
+    @tf.function(autograph=False, input_signature=[state, tf.TensorSpec([None], tf.int32), sampler, noise])
+    def verify(state, proposals, sampler, noise):
+        n, seq = tf.size(proposals), tf.shape(state.tokens)[1]
+        h, past = model.hidden_states(
+            tf.concat([state.tokens[:, -1:], proposals[None]], axis=1), state.past, state.pad_lengths
+        )
         logits = tf.cast(model.logits(h)[0], tf.float32)  # [n + 1, n_vocab]
-        # A row for each place, with the guesses before it: its text is filled up on the left as in any batch.
-        short = n - tf.range(n + 1)  # [n + 1]
-        text = tf.concat([state.tokens[0], guesses], axis=0)
-        rows = tf.gather(text, tf.maximum(tf.range(seq + n) - short[:, None], 0))
-        stops = tf.scan(lambda stop, token: choice.next_stop(stop, token[None]), guesses, state.stop)
-        stops = tf.concat([state.stop, stops[:, 0]], axis=0)
-        count = state.count + tf.range(n + 1)
-        token, logprobs = choice.token(logits, Text(rows, state.start + short, stops, count), noise[0], filters)
-        # Kept up to the first guess that fails, or the end of the text.
-        stop = choice.next_stop(stops, token)
-        fails = tf.concat([token[:-1] != guesses, [True]], axis=0) | (stop == STOPPED)
-        new = tf.argmax(fails, output_type=tf.int32) + 1
-        return State(
+        # The sampler sees one row per position, which holds the text up to that position. Earlier positions have
+        # shorter texts, so their rows are left-padded.
+        padding = n - tf.range(n + 1)  # [n + 1]
+        text = tf.concat([state.tokens[0], proposals], axis=0)
+        rows = tf.gather(text, tf.maximum(tf.range(seq + n) - padding[:, None], 0))
+        stop_states = tf.scan(
+            lambda stop_state, token: sampler.next_stop_state(stop_state, token[None]), proposals, state.stop_state
+        )
+        stop_states = tf.concat([state.stop_state, stop_states[:, 0]], axis=0)
+        history = History(rows, state.pad_lengths + padding, stop_states, state.n_new + tf.range(n + 1))
+        token, logprobs = sampler.sample_token(logits, history, noise[0], extra_filters)
+        # Keep everything up to the first wrong proposal or the end of the text.
+        stop_states = sampler.next_stop_state(stop_states, token)
+        last = tf.concat([token[:-1] != proposals, [True]], axis=0) | (stop_states == STOPPED)
+        new = tf.argmax(last, output_type=tf.int32) + 1
+        return DecodeState(
             tf.concat([state.tokens, token[None, :new]], axis=1),
-            state.start,
+            state.pad_lengths,
             kv_cache.split_tail(kv_cache.truncate(past, seq - 1 + new)),
-            stop[new - 1 : new],
-            state.count + new,
+            stop_states[new - 1 : new],
+            state.n_new + new,
             logprobs[None, :new],
         )
 
-    return check
+    return verify
 
 
-def uniform(seed: int, rows: Sequence[int], length: int, first: int = 0) -> np.ndarray:
-    """Noise in [0, 1), float64 [batch, length]; a row's depends on the seed and its number in `rows` alone.
-
-    It is that of `tf.random.stateless_uniform`, from column `first`, an even number, on.
-    """
-
-    def drawn(row: int) -> np.ndarray:
-        key, (low, high) = tf.raw_ops.StatelessRandomGetKeyCounter(seed=np.array([seed, row], np.int64))
-        counter = tf.stack([low + tf.constant(first // 2, tf.uint64), high])  # each count of Philox gives two
-        return tf.raw_ops.StatelessRandomUniformV2(
-            shape=[length], key=key, counter=counter, alg=tf.random.Algorithm.PHILOX.value, dtype=tf.float64
-        ).numpy()
-
-    return np.stack([drawn(row) for row in rows])
-
-
-class Noise:
-    """`uniform` noise for texts of any length, some columns at a time: a text that stops early needs no more."""
-
-    def __init__(self, seed: int, rows: Sequence[int]):
-        self.seed, self.rows = seed, list(rows)
-        self.first, self.drawn = 0, np.zeros([len(self.rows), 0])
-
-    def columns(self, first: int, last: int) -> np.ndarray:
-        """Those from `first` on and before `last`, float64 [batch, last - first]."""
-        if not self.first <= first <= last <= self.first + self.drawn.shape[1]:
-            self.first = first - first % 2
-            self.drawn = uniform(self.seed, self.rows, max(COLUMNS, last - self.first), self.first)
-        return self.drawn[:, first - self.first : last - self.first]
-
-
-class Piece(NamedTuple):
-    """What one row got since the piece before: ids, their log-probabilities, and why it ends here, if it does."""
-
-    row: int
-    ids: list[int]
-    logprobs: list[float]
-    finish_reason: str | None  # "stop", "length", or None: more comes
-
-
-Guess = Callable[[Sequence[int], int, int], list[int]]
-
-
-def extend(
+def extend_rows(
     model: GPT2,
     contexts: Sequence[Sequence[int]],
-    choice: Choice,
+    sampler: Sampler,
     limits: Sequence[int],
-    noise: Noise,
-    filters: Sequence[Filter] = (),
-    steps: int = STEPS,
-    guess: Guess | None = None,
-) -> Iterator[list[Piece]]:
-    """Writes on from each context, in one batch, until each row has stopped or has its limit; a list each `steps`.
-
-    Each row goes as if it were alone, and leaves the batch at its end. One that has filled the model's window goes on
-    from the newer half of it.
+    noise: UniformNoise,
+    extra_filters: Sequence[Filter] = (),
+    steps: int = STEPS_PER_CHUNK,
+    proposer: Proposer | None = None,
+) -> Iterator[list[Chunk]]:
+    """Continue each context until its row has stopped or reached its limit. `Engine.extend` says what is yielded.
 
     Args:
-        contexts: ids in range, at least one in each.
-        limits: new tokens at most, for each row; at least one.
-        noise: of as many rows.
-        guess: for a batch of one row alone; called with the text in the window, how many tokens are new, and how many
-            more there may be, it gives tokens that may come next. They change nothing but the time that it takes.
+        model: the model to run.
+        contexts: token ids in range, at least one per row.
+        sampler: how to sample.
+        limits: the largest number of new tokens of each row, at least 1.
+        noise: the random numbers, for as many rows.
+        extra_filters: the caller's own filters.
+        steps: yield after at most this many new tokens per row.
+        proposer: proposes the next tokens; needs a batch of one row. `proposer(text, n_new, n)` gets the tokens in the
+            window, how many of them are new, and how many it may propose. Its proposals change only the speed.
     """
-    filters = tuple(filters)
+    extra_filters = tuple(extra_filters)
     n_ctx = model.hparams.n_ctx
-    texts = [list(context) for context in contexts]  # what is in the window
+    texts = [list(context) for context in contexts]  # the part of each text that is in the window
     limits = np.asarray(limits, np.int32)
-    rows = np.arange(len(texts))  # that go on
-    stop = count = np.zeros(len(texts), np.int32)
-    state, done = None, 0
+    rows = np.arange(len(texts))  # the active rows
+    stop_state = n_new = np.zeros(len(texts), np.int32)
+    state, n_steps = None, 0
     while len(rows):
-        if state is None:
+        if state is None:  # at the start, and whenever the window is full
             for row in rows:
                 if len(texts[row]) > n_ctx:
                     texts[row] = texts[row][-max(n_ctx // 2, 1) :]
-            tokens, start = pad([texts[row] for row in rows])
-            past = kv_cache.split_tail(prefill(model, tokens, start=start))
-            state = State(tokens, start, past, tf.constant(stop), tf.constant(count), tf.zeros([len(rows), 0]))
+            tokens, pad_lengths = left_pad([texts[row] for row in rows])
+            past = kv_cache.split_tail(prefill(model, tokens, pad_lengths=pad_lengths))
+            state = DecodeState(
+                tokens, pad_lengths, past, tf.constant(stop_state), tf.constant(n_new), tf.zeros([len(rows), 0])
+            )
         seq = state.tokens.shape[1]
-        # The last new token is not read, so one more than n_ctx fits.
-        room = min(n_ctx + 1 - seq, limits[rows].max() - done)
-        if guess is None:
-            new = tf.constant(noise.columns(done, done + min(steps, room))[rows])
+        # The last new token is not run, so n_ctx + 1 tokens fit.
+        room = min(n_ctx + 1 - seq, limits[rows].max() - n_steps)
+        if proposer is None:
+            columns = tf.constant(noise.columns(n_steps, n_steps + min(steps, room))[rows])
             batch = 1 if len(texts) == 1 else None
-            state = model.traced(decoder, filters, batch)(state, choice, new, tf.constant(limits[rows]))
+            decode = model.traced(build_decode_loop, extra_filters, batch)
+            state = decode(state, sampler, columns, tf.constant(limits[rows]))
         else:
-            guesses = guess(texts[0], done, room - 1)
-            new = tf.constant(noise.columns(done, done + len(guesses) + 1))
-            state = model.traced(checker, filters)(state, tf.constant(guesses, tf.int32), choice, new)
-        done += state.tokens.shape[1] - seq
+            proposals = proposer(texts[0], n_steps, room - 1)
+            columns = tf.constant(noise.columns(n_steps, n_steps + len(proposals) + 1))
+            verify = model.traced(build_verify_step, extra_filters)
+            state = verify(state, tf.constant(proposals, tf.int32), sampler, columns)
+        n_steps += state.tokens.shape[1] - seq
         tokens, logprobs = state.tokens[:, seq:].numpy().tolist(), state.logprobs.numpy().tolist()
-        before, stop, count = count, state.stop.numpy(), state.count.numpy()
-        going = state.going(limits[rows]).numpy()
-        pieces = []
+        n_before, stop_state, n_new = n_new, state.stop_state.numpy(), state.n_new.numpy()
+        active = state.active(limits[rows]).numpy()
+        chunks = []
         for i, row in enumerate(rows.tolist()):
-            n = count[i] - before[i]
-            check_finite(logprobs[i][:n])
+            n = n_new[i] - n_before[i]
+            check_logprobs(logprobs[i][:n])
             texts[row] += tokens[i][:n]
-            reason = None if going[i] else "stop" if stop[i] == STOPPED else "length"
-            pieces.append(Piece(row, tokens[i][:n], logprobs[i][:n], reason))
-        yield pieces
-        if not going.all():
-            rows, stop, count = rows[going], stop[going], count[going]
-            state = state.take(np.flatnonzero(going))
+            reason = None if active[i] else "stop" if stop_state[i] == STOPPED else "length"
+            chunks.append(Chunk(row, tokens[i][:n], logprobs[i][:n], reason))
+        yield chunks
+        if not active.all():
+            rows, stop_state, n_new = rows[active], stop_state[active], n_new[active]
+            state = state.select_rows(np.flatnonzero(active))
         if state.tokens.shape[1] > n_ctx:
             state = None
 
 
-def check_finite(logprobs: Sequence[float] | tf.Tensor) -> None:
-    """Raises ValueError where one is no number, as no logits are of weights that have diverged.
+def check_logprobs(logprobs: Sequence[float] | tf.Tensor) -> None:
+    """Raise ValueError for a log-probability that is not finite.
 
-    One is inf where there was no token to choose, as `Choice.token` says.
+    `Sampler.sample_token` gives inf where the filters left no token. NaN comes from weights that have diverged.
     """
     if np.isposinf(logprobs).any():
         raise ValueError(
-            "no token is left to choose: the greatest logit must be finite, and none NaN; see what the filters, "
-            "logit_bias and repetition_penalty make of them"
+            "no token is left to choose: every logit is -inf or one is NaN; check what filters, logit_bias and "
+            "repetition_penalty do to the logits"
         )
     if not np.isfinite(logprobs).all():
-        raise ValueError("the model's logits are not finite; its weights are damaged, or their training diverged")
+        raise ValueError(
+            "the model's logits are not finite: its weights are damaged or their training diverged; "
+            "load an earlier checkpoint"
+        )
 
 
-def pad(rows: Sequence[Sequence[int]]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Rows of different lengths as int32 [batch, seq], filled up on the left, and the column where each begins."""
+def left_pad(rows: Sequence[Sequence[int]]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Left-pad rows of different lengths: int32 [batch, seq], and the length of each row's padding, int32 [batch]."""
     seq = max(map(len, rows))
-    start = [seq - len(row) for row in rows]
-    tokens = [[0] * n + list(row) for n, row in zip(start, rows, strict=True)]
-    return tf.constant(tokens, tf.int32), tf.constant(start, tf.int32)
-
-
-def sample_sequence(
-    model: GPT2,
-    *,
-    length: int,
-    context: Sequence | np.ndarray | tf.Tensor | None = None,
-    start_token: int | None = None,
-    batch_size: int | None = None,
-    temperature: float = 1,
-    top_k: int = 0,
-    top_p: float = 1,
-    seed: int | None = None,
-) -> tf.Tensor:
-    """OpenAI's `sample_sequence`: `length` tokens after each row of the context, never stopping before.
-
-    Args:
-        context: int [seq], or [batch_size, seq]; or instead of it
-        start_token: the one token that each row begins with.
-        batch_size: rows; 1 unless the context says otherwise.
-        temperature: divides the logits; 0 takes the likeliest token each time.
-        top_k: keep the k likeliest tokens; 0 keeps all.
-        top_p: keep the likeliest tokens whose probabilities add up to at most this; 1 keeps all.
-        seed: row i of a batch depends on the seed and i alone; None draws a seed from Python's `random`.
-
-    Returns:
-        int32 [batch_size, seq + length], the context included.
-
-    Raises:
-        ValueError: an argument out of its range, with the range.
-
-    Source: OpenAI's `src/sample.py`.
-    """
-    if (context is None) == (start_token is None):
-        raise ValueError("give either a context or a start_token, not both and not neither")
-    if batch_size is not None and not is_whole(batch_size, 1, 2**31 - 1):
-        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number, at least 1")
-    try:
-        context = np.asarray([start_token] if context is None else context)
-    except ValueError:
-        raise ValueError("the context's rows must be equally long; `generate` takes prompts of any lengths") from None
-    if context.ndim == 1:
-        context = np.tile(context, [1 if batch_size is None else batch_size, 1])
-    if batch_size is not None and len(context) != batch_size:
-        raise ValueError(f"the context has {len(context)} rows, but batch_size is {batch_size}")
-    if context.ndim != 2 or 0 in context.shape or context.dtype.kind not in "iu":
-        raise ValueError(
-            f"the context is {context.dtype} {list(context.shape)}, but must be whole numbers, [batch_size, seq], "
-            "and at least one token a row"
-        )
-    check_context(model.hparams, context)
-    check_length(model.hparams, context.shape[1], length)
-    settings = choice(model.hparams.n_vocab, temperature=temperature, top_k=top_k, top_p=top_p)
-    noise = Noise(draw_seed(seed), range(len(context)))
-    rows = context.tolist()
-    for pieces in extend(model, rows.copy(), settings, [length] * len(rows), noise):
-        for piece in pieces:
-            rows[piece.row] += piece.ids
-    return tf.constant(rows, tf.int32)
-
-
-def check_context(hparams: HParams, ids: np.ndarray) -> None:
-    """Raises ValueError for an id that is out of range: on a GPU, `tf.gather` gives zeros for it, and says nothing."""
-    wrong = ids[(ids < 0) | (ids >= hparams.n_vocab)]
-    if wrong.size:
-        raise ValueError(f"token id {wrong[0]} is out of range: the vocabulary's ids are 0 to {hparams.n_vocab - 1}")
-
-
-def check_length(hparams: HParams, seq: int, length: int) -> None:
-    """Raises ValueError unless a context of `seq` tokens and `length` more fit the model's window."""
-    room = hparams.n_ctx + 1 - seq  # the last new token is not read, so one more than n_ctx fits
-    if room < 1:
-        raise ValueError(f"the prompt has {seq:,} tokens, but the model reads at most {hparams.n_ctx:,}; shorten it")
-    if not is_whole(length, 1, room):
-        raise ValueError(
-            f"length is {length!r}, but must be 1 to {room:,}: the model's window is {hparams.n_ctx:,} tokens, "
-            f"and the prompt has {seq:,}"
-        )
-
-
-def draw_seed(seed: int | None) -> int:
-    """The seed, or one from Python's `random` where it is None. ValueError for what isn't a whole 64-bit number."""
-    if seed is None:
-        return random.getrandbits(31)
-    if not is_whole(seed, -(2**63), 2**63 - 1):
-        raise ValueError(f"seed is {seed!r}, but must be a whole number of 64 bits")
-    return int(seed)
+    pad_lengths = [seq - len(row) for row in rows]
+    tokens = [[0] * n + list(row) for n, row in zip(pad_lengths, rows, strict=True)]
+    return tf.constant(tokens, tf.int32), tf.constant(pad_lengths, tf.int32)

@@ -1,80 +1,107 @@
-"""Token ids -> how likely each of a row's last ones is after those before it."""
+"""How likely given texts are: `score` for texts, `score_in_batches` for rows of token ids."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-import tensorflow as tf
-
+from encoder import Encoder
 from gpt2_tf.files.shard import UNSHARDED, Shard
-from gpt2_tf.generation.decoding import check_finite, pad
-from gpt2_tf.model import loss
-from gpt2_tf.model.gpt2 import GPT2
+from gpt2_tf.generation.engine import Engine, Likelihood, Row, as_engine
+from gpt2_tf.generation.generate import check_vocabulary, encode_prompt
+from gpt2_tf.hparams import is_whole
+
+if TYPE_CHECKING:
+    from gpt2_tf.model.gpt2 import GPT2
 
 BATCH_SIZE = 8
 
 
-class Row(NamedTuple):
-    """Token ids, int [seq], and how many at their end are scored: at most seq - 1."""
+def score(
+    model: "GPT2 | Engine",
+    enc: Encoder,
+    texts: str | Sequence[str],
+    contexts: str | Sequence[str] | None = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> list[list[float]]:
+    """Return the natural log-probability of each token of each text.
 
-    ids: Sequence[int] | np.ndarray
-    count: int
+    Args:
+        model: a GPT2 or an Engine.
+        enc: the model's vocabulary.
+        texts: one text or several. A text's tokens are those of `enc.encode`.
+        contexts: what precedes each text and is not scored. None is `<|endoftext|>` alone.
+        batch_size: how many texts are computed together, at least 1; it changes only the speed.
+
+    Raises:
+        ValueError: an empty context, or more tokens than the model's window.
+
+    Example:
+        >>> (logprobs,) = score(model, enc, " I am.", "ROMEO:")
+        >>> len(logprobs) == len(enc.encode(" I am.")), max(logprobs) <= 0
+        (True, True)
+    """
+    engine = as_engine(model)
+    check_vocabulary(engine, enc)
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    contexts = [contexts] if isinstance(contexts, str) else contexts
+    contexts = [None] * len(texts) if contexts is None else list(contexts)
+    if not is_whole(batch_size, 1, 2**31 - 1):
+        raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number of at least 1")
+    if len(contexts) != len(texts):
+        raise ValueError(f"there are {len(texts)} texts, but {len(contexts)} contexts; give one context per text")
+    targets = [enc.encode(text) for text in texts]
+    rows = [encode_prompt(enc, context) + ids for context, ids in zip(contexts, targets, strict=True)]
+    n_ctx = engine.hparams.n_ctx
+    for row in rows:
+        if len(row) > n_ctx + 1:
+            raise ValueError(
+                f"a context and its text have {len(row):,} tokens together, but must have at most {n_ctx + 1:,} "
+                "(the model's window and the last token, which is not read); shorten the context"
+            )
+    scores = dict(
+        score_in_batches(engine, [Row(row, len(ids)) for row, ids in zip(rows, targets, strict=True)], batch_size)
+    )
+    return [scores[number].logprobs.tolist() for number in range(len(rows))]
 
 
-class Likelihood(NamedTuple):
-    """Of each scored token of a row, [count]."""
-
-    logprobs: np.ndarray  # float32, nats
-    greedy: np.ndarray  # bool: no token is likelier
-    filtered: np.ndarray  # bool: none is but those of `never`, and it is none of them
-
-
-def likelihoods(
-    model: GPT2,
+def score_in_batches(
+    model: "GPT2 | Engine",
     rows: Sequence[Row],
     batch_size: int = BATCH_SIZE,
-    never: Collection[int] = (),
+    excluded: Collection[int] = (),
     done: Collection[int] = (),
     shard: Shard = UNSHARDED,
 ) -> Iterator[tuple[int, Likelihood]]:
-    """Each row's number and likelihood, longest rows first; `batch_size` of like length are computed at a time.
+    """Score rows of token ids in batches of similar length, longest rows first. Yield each row's number and scores.
 
-    Rows whose numbers are `done` are left out, and those that aren't the shard's; what they come to depends on neither.
+    A batch that holds a row of `done` is computed whole, so that each row keeps its neighbours and its exact numbers.
+
+    Args:
+        model: a GPT2 or an Engine.
+        rows: token ids, at most n_ctx + 1 per row.
+        batch_size: how many rows are computed together.
+        excluded: token ids that `Likelihood.filtered` does not count.
+        done: the numbers of the rows that are not yielded, because they are already known.
+        shard: the share of the rows that this process computes.
 
     Raises:
-        ValueError: a row of more than n_ctx + 1 tokens, the last of which is not read; logits that are no numbers.
+        ValueError: a row of more than n_ctx + 1 tokens, or logits that are not finite.
+
+    Example:
+        >>> rows = [Row(enc.encode("ROMEO:"), 1), Row(enc.encode("O Romeo, Romeo!"), 3)]
+        >>> {number: scores.logprobs.shape for number, scores in score_in_batches(model, rows)}
+        {1: (3,), 0: (1,)}
     """
-    n_ctx, scorer = model.hparams.n_ctx, model.traced(_scorer)
+    engine = as_engine(model)
+    n_ctx = engine.hparams.n_ctx
     if rows and (longest := max(len(row.ids) for row in rows)) > n_ctx + 1:
-        raise ValueError(f"{longest:,} tokens are given, but the model reads at most {n_ctx:,}, and not the last")
-    mask = np.zeros(model.hparams.n_vocab, bool)
-    mask[list(never)] = True
+        raise ValueError(f"a row has {longest:,} tokens, but must have at most {n_ctx + 1:,}, the model's n_ctx + 1")
     by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
     for first in shard.batch_starts(len(rows), batch_size):
         numbers = by_length[first : first + batch_size]
         if all(number in done for number in numbers):
             continue
-        tokens, start = pad([rows[number].ids for number in numbers])
-        counts = np.array([rows[number].count for number in numbers], np.int32)
-        found = [values.numpy() for values in scorer(tokens, start, *map(tf.constant, (counts, mask)))]
-        check_finite(found[0])
-        ends = np.cumsum(counts)[:-1]
-        batch = map(Likelihood, *(np.split(values, ends) for values in found))
-        yield from ((number, score) for number, score in zip(numbers, batch, strict=True) if number not in done)
-
-
-def _scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
-    """tokens, int32 [batch, seq], each row's start and count, and `never` -> `loss.likelihood`'s, row after row."""
-    rows = tf.TensorSpec([None], tf.int32)
-    never = tf.TensorSpec([model.hparams.n_vocab], tf.bool)
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), rows, rows, never])
-    def score(tokens, start, count, never):
-        h, _ = model.hidden_states(tokens[:, :-1], pad_lengths=start)
-        seq = tf.shape(h)[1]
-        scored = tf.range(seq) >= seq - count[:, None]  # [batch, seq - 1]
-        return loss.likelihood(
-            tf.boolean_mask(h, scored), model.tied_embedding(), tf.boolean_mask(tokens[:, 1:], scored), never
-        )
-
-    return score
+        batch = engine.likelihoods([rows[number] for number in numbers], excluded)
+        for number, likelihood in zip(numbers, batch, strict=True):
+            if number not in done:
+                yield number, likelihood

@@ -14,6 +14,7 @@ This module imports neither TensorFlow nor NumPy, so `gpt2-tf --help` stays quic
 import dataclasses
 import inspect
 import math
+import random
 from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from typing import Any, TypeVar
@@ -214,10 +215,19 @@ class SamplingParams:
         object.__setattr__(self, "stop", (stop,) if isinstance(stop, str | int) else tuple(stop or ()))
         object.__setattr__(self, "filters", (filters,) if callable(filters) else tuple(filters))
 
+    def with_seed(self) -> "SamplingParams":
+        """Return the same settings with a seed: where `seed` is None, Python's `random` draws a seed.
+
+        Example:
+            >>> SamplingParams(seed=5).with_seed().seed
+            5
+        """
+        return self if self.seed is not None else dataclasses.replace(self, seed=random.getrandbits(31))
+
     def check_vocabulary_size(self, n_vocab: int) -> None:
         """Raise ValueError where `top_k` or `logit_bias` does not fit a vocabulary of `n_vocab` tokens."""
         if self.top_k > n_vocab:
-            raise ValueError(f"top_k is {self.top_k}, but must be at most {n_vocab}, the size of the vocabulary")
+            raise ValueError(f"top_k is {self.top_k}, but must be 0 (off) to {n_vocab}, the size of the vocabulary")
         bias = self.logit_bias or {}
         for token, value in bias.items():
             if not is_whole(token, 0, n_vocab - 1) or not value <= MAX_FLOAT32:

@@ -1,171 +1,154 @@
-"""How the next token is chosen from its logits: the filters in their order, then the draw."""
+"""The sampler: logits -> the next token. It applies the filters in their documented order, then draws a token."""
 
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from gpt2_tf.generation import logits as filters
+from gpt2_tf.generation.params import SamplingParams, sampling_settings
 from gpt2_tf.generation.stop_strings import STOPPED
-from gpt2_tf.hparams import is_whole
 
 Filter = Callable[[tf.Tensor], tf.Tensor]
-NONE = -1  # in place of a token, where there is none to choose
-PENALTY = 1e-6, 1e6  # beyond, it takes logits out of float32's range
+NO_TOKEN = -1  # stands for the token where the filters have left none
+DTYPES = {int: tf.int32, float: tf.float32}
 
 
-class Text(NamedTuple):
-    """What a choice may go by: the text so far, and how far it is from its end."""
+class History(NamedTuple):
+    """What the sampler knows about each row's text so far."""
 
-    tokens: tf.Tensor  # int32 [batch, seq], rows of fewer tokens filled up on the left
-    start: tf.Tensor  # int32 [batch], the column of each row's first token
-    stop: tf.Tensor  # int32 [batch], the row's state in `Choice.stops`
-    count: tf.Tensor  # int32 [batch], the row's new tokens
+    tokens: tf.Tensor  # int32 [batch, seq]; shorter rows are left-padded
+    pad_lengths: tf.Tensor  # int32 [batch]: the length of each row's padding
+    stop_state: tf.Tensor  # int32 [batch]: each row's state in `Sampler.stop_table`
+    n_new: tf.Tensor  # int32 [batch]: the number of each row's new tokens
 
 
-class Choice(NamedTuple):
-    """The settings as tensors, in the order in which they act; `choice` makes one of plain numbers and checks them.
+class Sampler(NamedTuple):
+    """The sampling settings as tensors, in the order in which they act. `make_sampler` makes a Sampler.
 
-    The last four may have a number for each row, [batch, 1].
+    `temperature`, `top_k`, `top_p` and `min_p` may instead hold one number per row, [batch, 1].
     """
 
-    logit_bias: tf.Tensor  # float32 [n_vocab], or [1] where there is none
+    logit_bias: tf.Tensor  # float32 [n_vocab], or [1] where no token has a bias
     repetition_penalty: tf.Tensor  # float32
     no_repeat_ngram: tf.Tensor  # int32
-    stops: tf.Tensor  # int32 [states, n_vocab], as `stops.table` says
+    stop_table: tf.Tensor  # int32 [states, n_vocab], from `stop_strings.build_stop_table`
     min_length: tf.Tensor  # int32
     temperature: tf.Tensor  # float32
     top_k: tf.Tensor  # int32
     top_p: tf.Tensor  # float32
     min_p: tf.Tensor  # float32
 
-    def token(
-        self, logits: tf.Tensor, text: Text, noise: tf.Tensor, more: Sequence[Filter] = ()
+    def sample_token(
+        self, logits: tf.Tensor, history: History, noise: tf.Tensor, extra_filters: Sequence[Filter] = ()
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Chooses by inversion: the token where the cumulative probability passes `noise`.
+        """Sample each row's next token by inversion: the token at which the cumulative probability passes `noise`.
 
         Args:
             logits: float32 [batch, n_vocab].
+            history: each row's text so far.
             noise: float64 [batch], uniform in [0, 1).
-            more: filters of the caller's own, which act before the temperature.
+            extra_filters: the caller's own filters, which act before the temperature.
 
         Returns:
-            The tokens, int32 [batch], and their natural log-probabilities before any filter, float32 [batch]: inf
-            where the filters left no token to choose, as where all are -inf or one is no number.
+            tokens: int32 [batch].
+            logprobs: float32 [batch], the tokens' natural log-probabilities before any filter. A row whose filters
+                leave no token gets inf. Filters leave no token where all logits are -inf or one is NaN.
         """
         x = logits + self.logit_bias
-        x = _if(
+        x = _apply_if(
             self.repetition_penalty != 1,
-            lambda x: filters.repetition_penalty(x, self.repetition_penalty, text.tokens, text.start),
+            lambda x: filters.repetition_penalty(x, self.repetition_penalty, history.tokens, history.pad_lengths),
             x,
         )
-        x = _if(
+        x = _apply_if(
             self.no_repeat_ngram > 0,
-            lambda x: filters.no_repeat_ngram(x, self.no_repeat_ngram, text.tokens, text.start),
+            lambda x: filters.no_repeat_ngram(x, self.no_repeat_ngram, history.tokens, history.pad_lengths),
             x,
         )
-        early = text.count < self.min_length
-        x = _if(early, lambda x: filters.cut(x, self._stopping(text.stop) & early[:, None]), x)
-        for filter in more:
-            x = filter(x)
-        likeliest = tf.argmax(x, axis=-1, output_type=tf.int32)
-        likeliest = tf.where(tf.math.is_finite(tf.gather(x, likeliest, batch_dims=1)), likeliest, NONE)
-        draws = self.temperature > 0
-        token = tf.cond(
-            tf.reduce_any(draws),
-            lambda: tf.where(tf.reshape(draws, [-1]), self._draw(x, noise), likeliest),
-            lambda: likeliest,
+        too_short = history.n_new < self.min_length
+        x = _apply_if(
+            too_short,
+            lambda x: filters.mask_tokens(x, self._stopping_tokens(history.stop_state) & too_short[:, None]),
+            x,
         )
-        found, token = token != NONE, tf.maximum(token, 0)
+        for extra_filter in extra_filters:
+            x = extra_filter(x)
+        argmax = tf.argmax(x, axis=-1, output_type=tf.int32)
+        argmax = tf.where(tf.math.is_finite(tf.gather(x, argmax, batch_dims=1)), argmax, NO_TOKEN)
+        random = self.temperature > 0
+        token = tf.cond(
+            tf.reduce_any(random),
+            lambda: tf.where(tf.reshape(random, [-1]), self._draw_token(x, noise), argmax),
+            lambda: argmax,
+        )
+        found, token = token != NO_TOKEN, tf.maximum(token, 0)
         logprob = tf.gather(tf.nn.log_softmax(logits), token, batch_dims=1)
-        return token, logprob + tf.where(found, 0.0, float("inf"))  # of weights that diverged, it stays NaN
+        # NaN + inf is NaN, so the NaN of diverged weights is not mistaken for a filter's mistake.
+        return token, logprob + tf.where(found, 0.0, float("inf"))
 
-    def next_stop(self, stop: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
-        """int32 [batch]: the rows' states in `stops` after one more token each."""
-        return tf.gather_nd(self.stops, tf.stack([tf.maximum(stop, 0), token], axis=1))
+    def next_stop_state(self, stop_state: tf.Tensor, token: tf.Tensor) -> tf.Tensor:
+        """Return the rows' states in `stop_table` after one more token each, int32 [batch]."""
+        return tf.gather_nd(self.stop_table, tf.stack([tf.maximum(stop_state, 0), token], axis=1))
 
-    def _stopping(self, stop: tf.Tensor) -> tf.Tensor:
-        """Booleans [batch, n_vocab]: the tokens that would end each row's text."""
-        return tf.gather(self.stops, tf.maximum(stop, 0)) == STOPPED
+    def _stopping_tokens(self, stop_state: tf.Tensor) -> tf.Tensor:
+        """bool [batch, n_vocab]: the tokens that would end each row's text."""
+        return tf.gather(self.stop_table, tf.maximum(stop_state, 0)) == STOPPED
 
-    def _draw(self, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-        # Below 0 at most, so that over a temperature near 0 not all are infinite.
-        # A row of temperature 0 isn't drawn, and is left as it is.
+    def _draw_token(self, x: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+        # A row of temperature 0 takes its argmax instead, so its temperature here only has to be valid.
         temperature = tf.where(self.temperature > 0, self.temperature, 1.0)
+        # Subtract the maximum, so that a tiny temperature cannot make every logit infinite.
         x = filters.temperature(x - tf.reduce_max(x, axis=-1, keepdims=True), temperature)
-        x = _if(self.top_k > 0, lambda x: filters.top_k(x, self.top_k), x)
-        x = _if(self.top_p < 1, lambda x: filters.top_p(x, self.top_p), x)
-        x = _if(self.min_p > 0, lambda x: filters.min_p(x, self.min_p), x)
-        # float64, so that 50,257 small probabilities add up, and rare tokens keep theirs.
+        x = _apply_if(self.top_k > 0, lambda x: filters.top_k(x, self.top_k), x)
+        x = _apply_if(self.top_p < 1, lambda x: filters.top_p(x, self.top_p), x)
+        x = _apply_if(self.min_p > 0, lambda x: filters.min_p(x, self.min_p), x)
+        # In float32, the sum of 50,257 small probabilities would be rounded and rare tokens would be lost.
         cumulative = tf.cumsum(tf.nn.softmax(tf.cast(x, tf.float64)), axis=-1)
-        total = cumulative[:, -1:]  # no number, where a logit is none
-        return tf.where(total > 0, tf.searchsorted(cumulative, noise[:, None] * total, side="right"), NONE)[:, 0]
+        total = cumulative[:, -1:]  # NaN where a logit is NaN
+        return tf.where(total > 0, tf.searchsorted(cumulative, noise[:, None] * total, side="right"), NO_TOKEN)[:, 0]
 
 
-def _if(condition: tf.Tensor, filter: Filter, x: tf.Tensor) -> tf.Tensor:
-    return tf.cond(tf.reduce_any(condition), lambda: filter(x), lambda: x)
+def _apply_if(condition: tf.Tensor, function: Filter, x: tf.Tensor) -> tf.Tensor:
+    return tf.cond(tf.reduce_any(condition), lambda: function(x), lambda: x)
 
 
-def choice(
-    n_vocab: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    no_repeat_ngram: int = 0,
-    logit_bias: Mapping[int, float] | None = None,
-    stops: np.ndarray | None = None,
-    min_length: int = 0,
-) -> Choice:
-    """The Choice of these settings, each as `generate` says.
+def make_sampler(params: SamplingParams, n_vocab: int, stop_table: np.ndarray | None = None) -> Sampler:
+    """Make the Sampler of these settings.
+
+    Args:
+        params: the settings; `length`, `filters`, `seed` and `window` are not the sampler's.
+        n_vocab: the number of tokens in the vocabulary.
+        stop_table: int32 [states, n_vocab], from `stop_strings.build_stop_table`; None never ends a text.
 
     Raises:
-        TypeError: what must be a number is none; ValueError: a number that has no meaning there.
+        ValueError: `top_k` or `logit_bias` does not fit the vocabulary.
+
+    Example:
+        >>> sampler = make_sampler(SamplingParams(temperature=0), n_vocab=3)
+        >>> zero = tf.zeros([1], tf.int32)
+        >>> history = History(tokens=zero[:, None], pad_lengths=zero, stop_state=zero, n_new=zero)
+        >>> token, logprob = sampler.sample_token(tf.math.log([[0.2, 0.5, 0.3]]), history, noise=[0.9])
+        >>> token.numpy().tolist(), tf.exp(logprob).numpy().round(3).tolist()
+        ([1], [0.5])
     """
-    numbers = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
-    for name, value in [*numbers.items(), *((f"logit_bias of {id!r}", x) for id, x in (logit_bias or {}).items())]:
-        if not isinstance(value, Real) and not (hasattr(value, "dtype") and np.ndim(value) == 0):  # an array's scalar
-            raise TypeError(f"{name} is {value!r:.60}, of type {type(value).__name__}, but must be a number")
-    greatest = float(np.finfo(np.float32).max)  # the settings act in float32
-    if not 0 <= temperature <= greatest:
-        raise ValueError(
-            f"temperature is {temperature}, but must be at least 0 (0 takes the likeliest token) "
-            f"and at most {greatest:.3g}"
-        )
-    if not is_whole(top_k, 0, n_vocab):
-        raise ValueError(f"top_k is {top_k}, but must be 0 (off) to {n_vocab}, the size of the vocabulary")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}, but must be above 0 and at most 1 (off)")
-    if not 0 <= min_p <= 1:
-        raise ValueError(f"min_p is {min_p}, but must be 0 (off) to 1")
-    least, most = PENALTY
-    if not least <= repetition_penalty <= most:
-        raise ValueError(f"repetition_penalty is {repetition_penalty}, but must be {least:g} to {most:g} (1 is off)")
-    for name, value in (("no_repeat_ngram", no_repeat_ngram), ("min_length", min_length)):
-        if not is_whole(value, 0, 2**31 - 1):
-            raise ValueError(f"{name} is {value}, but must be a whole number, 0 (off) or more")
-    bias = np.zeros(n_vocab if logit_bias else 1, np.float32)
-    for token, value in (logit_bias or {}).items():
-        if not is_whole(token, 0, n_vocab - 1) or not value <= greatest:
-            raise ValueError(
-                f"logit_bias has {value} for {token!r}, but must have ids from 0 to {n_vocab - 1}, and numbers "
-                f"up to {greatest:.3g} (-inf for never)"
-            )
-        bias[token] = value
-    if np.isneginf(bias).all():
-        raise ValueError("logit_bias forbids every token")
-    return Choice(
-        tf.constant(bias),
-        tf.constant(repetition_penalty, tf.float32),
-        tf.constant(int(no_repeat_ngram), tf.int32),
-        tf.constant(np.zeros([1, n_vocab]) if stops is None else stops, tf.int32),
-        tf.constant(int(min_length), tf.int32),
-        tf.constant(temperature, tf.float32),
-        tf.constant(int(top_k), tf.int32),
-        tf.constant(top_p, tf.float32),
-        tf.constant(min_p, tf.float32),
+    params.check_vocabulary_size(n_vocab)
+    logit_bias = np.zeros(n_vocab if params.logit_bias else 1, np.float32)
+    for token, value in (params.logit_bias or {}).items():
+        logit_bias[token] = value
+    numbers = {
+        name: tf.constant(getattr(params, name), DTYPES[setting.kind])
+        for name, setting in sampling_settings().items()
+        if name in Sampler._fields and setting.kind in DTYPES
+    }
+    stop_table = np.zeros([1, n_vocab]) if stop_table is None else stop_table
+    return Sampler(logit_bias=tf.constant(logit_bias), stop_table=tf.constant(stop_table, tf.int32), **numbers)
+
+
+def sampler_specs(n_vocab: int) -> Sampler:
+    """Return the tensor specs of a Sampler with any settings, so that one trace serves them all."""
+    specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), make_sampler(SamplingParams(), n_vocab))
+    return specs._replace(
+        logit_bias=tf.TensorSpec([None], tf.float32), stop_table=tf.TensorSpec([None, n_vocab], tf.int32)
     )

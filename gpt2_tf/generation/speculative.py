@@ -1,73 +1,85 @@
-"""What may come next, guessed cheaply: tokens that `extend` reads in one forward pass and keeps where they are right.
+"""Speculative decoding: cheap proposals for the next tokens, which the model verifies in one forward pass.
 
-Source: "Fast Inference from Transformers via Speculative Decoding" (Leviathan et al., 2023). They accept a guess by
-chance, so that the distribution stays; here a guess is right where it is what would have been chosen without it, by
-the same noise, so that the very text stays.
+Source: "Fast Inference from Transformers via Speculative Decoding" (Leviathan et al., 2023). The paper accepts a
+proposal at random, which keeps the distribution of texts. Here a proposal is accepted where it is the token that the
+decode loop would have sampled with the same random number, which keeps each text itself.
 """
 
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from gpt2_tf.generation.decoding import Noise, State, decoder, prefill
-from gpt2_tf.generation.sampler import Choice, Filter
+from gpt2_tf.generation.decoding import DecodeState, build_decode_loop, prefill
+from gpt2_tf.generation.noise import UniformNoise
+from gpt2_tf.generation.sampler import Filter, Sampler
 from gpt2_tf.model import kv_cache
 from gpt2_tf.model.gpt2 import GPT2
 
-N_LOOKED_UP = 8
-N_DRAFTED = 4
+MAX_LOOKUP_TOKENS = 8
+MAX_DRAFT_TOKENS = 4
 
 
-def look_up(text: Sequence[int], done: int, n: int) -> list[int]:
-    """Up to n tokens: what followed the text's last three tokens (else two, else one) the last time that they came.
+def prompt_lookup(text: Sequence[int], n_new: int, n: int) -> list[int]:
+    """Propose up to n tokens: those that followed the last occurrence of the text's newest three tokens.
+
+    Where the newest three tokens occur only once, the newest two are looked up, and then the newest one.
 
     Source: "Prompt Lookup Decoding" (Saxena, 2023).
+
+    Example:
+        >>> prompt_lookup([1, 2, 3, 4, 1, 2], n_new=0, n=2)
+        [3, 4]
     """
     for size in (3, 2, 1):
-        last = text[len(text) - size :]
-        for start in range(len(text) - size - 1, -1, -1):
-            if text[start : start + size] == last:
-                return list(text[start + size : start + size + min(n, N_LOOKED_UP)])
+        newest = text[len(text) - size :]
+        for first in range(len(text) - size - 1, -1, -1):
+            if text[first : first + size] == newest:
+                return list(text[first + size : first + size + min(n, MAX_LOOKUP_TOKENS)])
     return []
 
 
-def reader(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
-    """`prefill` compiled, `read(tokens, past, start) -> Cache`, for `GPT2.traced`: it reads on many times."""
-    tokens, start = tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1], tf.int32)
+def build_prefill(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
+    """Build the compiled `prefill(tokens, past, pad_lengths) -> KVCache`, for `GPT2.traced`.
+
+    A draft model calls it many times per text, so compiling it is worth the time.
+    """
+    tokens, pad_lengths = tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1], tf.int32)
     past = kv_cache.tensor_specs(model.hparams, model.compute_dtype, batch=1)
 
-    @tf.function(autograph=False, input_signature=[tokens, past, start])
-    def read(tokens, past, start):
-        return prefill(model, tokens, past, start)
+    @tf.function(autograph=False, input_signature=[tokens, past, pad_lengths])
+    def compiled_prefill(tokens, past, pad_lengths):
+        return prefill(model, tokens, past, pad_lengths)
 
-    return read
+    return compiled_prefill
 
 
-class Draft:
-    """What a smaller model would write, by the same choice and the same noise."""
+class DraftModel:
+    """A smaller model that proposes the tokens it would sample with the same settings and the same random numbers."""
 
-    def __init__(self, model: GPT2, choice: Choice, noise: Noise, filters: Sequence[Filter] = ()):
-        """`noise` is that of the text."""
-        self.model, self.choice, self.noise, self.filters = model, choice, noise, tuple(filters)
-        self.read: list[int] = []
-        self.past = kv_cache.empty(model.hparams, 1, model.compute_dtype)  # of what is read
+    def __init__(self, model: GPT2, sampler: Sampler, noise: UniformNoise, extra_filters: Sequence[Filter] = ()):
+        self.model, self.sampler, self.noise, self.extra_filters = model, sampler, noise, tuple(extra_filters)
+        self.cached_tokens: list[int] = []
+        self.past = kv_cache.empty(model.hparams, 1, model.compute_dtype)  # of `cached_tokens`
 
-    def __call__(self, text: Sequence[int], done: int, n: int) -> list[int]:
-        """Up to n tokens after the text, of which `done` are new."""
-        n = min(n, N_DRAFTED, self.model.hparams.n_ctx + 1 - len(text))
+    def __call__(self, text: Sequence[int], n_new: int, n: int) -> list[int]:
+        """Propose up to n tokens after the text, whose last `n_new` tokens are new."""
+        n = min(n, MAX_DRAFT_TOKENS, self.model.hparams.n_ctx + 1 - len(text))
         if n < 1:
             return []
-        known = 0  # from before; the rest was guessed wrong, or the window has slid
-        for before, now in zip(self.read, text[:-1], strict=False):
-            if before != now:
+        # The cache is valid up to the first token that differs: a proposal was wrong, or the window has moved.
+        n_valid = 0
+        for cached, token in zip(self.cached_tokens, text[:-1], strict=False):
+            if cached != token:
                 break
-            known += 1
-        # As if no stop string had begun: a guess may be wrong.
-        tokens, start, zero = tf.constant([text], tf.int32), tf.constant([0]), tf.constant([0])
-        past = self.model.traced(reader)(tokens[:, known:], kv_cache.truncate(self.past, known), start)
-        state = State(tokens, start, kv_cache.split_tail(past), zero, tf.constant([done]), tf.zeros([1, 0]))
-        noise = tf.constant(self.noise.columns(done, done + n))
-        state = self.model.traced(decoder, self.filters, 1)(state, self.choice, noise, tf.constant([done + n]))
+            n_valid += 1
+        # The draft ignores stop strings that have begun: a proposal that misses one is merely wrong.
+        tokens, zero = tf.constant([text], tf.int32), tf.constant([0])
+        past = kv_cache.truncate(self.past, n_valid)
+        past = self.model.traced(build_prefill)(tokens[:, n_valid:], past, zero)
+        state = DecodeState(tokens, zero, kv_cache.split_tail(past), zero, tf.constant([n_new]), tf.zeros([1, 0]))
+        noise = tf.constant(self.noise.columns(n_new, n_new + n))
+        decode = self.model.traced(build_decode_loop, self.extra_filters, 1)
+        state = decode(state, self.sampler, noise, tf.constant([n_new + n]))
         written = state.tokens.numpy()[0].tolist()
-        self.read, self.past = written[:-1], state.past
+        self.cached_tokens, self.past = written[:-1], state.past
         return written[len(text) :]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from encoder import Encoder
-from gpt2_tf.generation.generate import generate, score
+from gpt2_tf.generation.generate import generate
+from gpt2_tf.generation.likelihood import score
 from gpt2_tf.model.gpt2 import GPT2
 
 PROMPTS = ("", "A", "\u00e9!")  # short, so that they fit any window

@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from encoder import Encoder
 from encoder.graph import CPU, GraphEncoder
-from gpt2_tf.generation import stop_strings
-from gpt2_tf.generation.decoding import State, prefill, step
-from gpt2_tf.generation.sampler import choice
-from gpt2_tf.generation.stop_strings import STOPPED
+from gpt2_tf.generation.decoding import DecodeState, decode_step, prefill
+from gpt2_tf.generation.params import SamplingParams
+from gpt2_tf.generation.sampler import make_sampler
+from gpt2_tf.generation.stop_strings import STOPPED, build_stop_table
 from gpt2_tf.model import kv_cache
 from gpt2_tf.model.gpt2 import GPT2
 
@@ -36,7 +36,8 @@ class TextGenerator:
     def __init__(self, model: GPT2, enc: Encoder, graph_encoder: GraphEncoder):
         self.model = model
         self.token_bytes = graph_encoder.tokens  # string [n_vocab]
-        self.sampler = choice(enc.n_vocab, stops=stop_strings.table(enc.tokens, [enc.end_of_text], []))
+        stop_table = build_stop_table(enc.tokens, [enc.end_of_text], [])
+        self.sampler = make_sampler(SamplingParams(), enc.n_vocab, stop_table)
         with tf.device(CPU):
             self.token_lengths = tf.constant([len(token) for token in enc.tokens])  # int32 [n_vocab], in bytes
         self.generate = tf.function(self._generate, autograph=False)
@@ -92,24 +93,25 @@ class TextGenerator:
         any_stop_string = tf.reduce_any(prompts.stop != b"")
 
         def any_active(i, state, text):
-            return tf.reduce_any(state.going(prompts.max_new))
+            return tf.reduce_any(state.active(prompts.max_new))
 
         def write_one_token(i, state, text):
-            active = state.going(prompts.max_new)
-            state = step(self.model, state, sampler, noise[:, i], prompts.max_new)
+            active = state.active(prompts.max_new)
+            state = decode_step(self.model, state, sampler, noise[:, i], prompts.max_new)
             with tf.device(CPU):
                 token_bytes = tf.gather(self.token_bytes, state.tokens[:, -1])
-                token_bytes = tf.where(active & (state.stop != STOPPED), token_bytes, b"")
+                token_bytes = tf.where(active & (state.stop_state != STOPPED), token_bytes, b"")
                 text, stopped = tf.cond(
                     any_stop_string,
                     lambda: append_until_stop(text, token_bytes, prompts.stop),
                     lambda: (text + token_bytes, tf.zeros_like(active)),
                 )
-            state = state._replace(stop=tf.where(stopped & active, STOPPED, state.stop))
+            state = state._replace(stop_state=tf.where(stopped & active, STOPPED, state.stop_state))
             # A row that has ended must not run out of positions while others continue. So it gets one more column of
             # padding per step, which keeps its last position where it is.
-            still_active = state.going(prompts.max_new)
-            return i + 1, state._replace(start=tf.where(still_active, state.start, state.start + 1)), text
+            still_active = state.active(prompts.max_new)
+            pad_lengths = tf.where(still_active, state.pad_lengths, state.pad_lengths + 1)
+            return i + 1, state._replace(pad_lengths=pad_lengths), text
 
         def write_tail(i, state, text):
             """Write up to TAIL_TOKENS tokens, so that the cache's growing segment stays short."""
@@ -127,20 +129,20 @@ class TextGenerator:
         shape_invariants = (tf.TensorShape([]), shapes, prompts.pad_lengths.shape)
         _, state, text = tf.while_loop(any_active, write_tail, (0, state, text), shape_invariants)
         new_tokens = state.tokens[:, tf.shape(prompts.tokens)[1] :]
-        return text, new_tokens, state.logprobs, state.stop == STOPPED
+        return text, new_tokens, state.logprobs, state.stop_state == STOPPED
 
-    def _initial_state(self, prompts: Prompts) -> tuple[State, State]:
+    def _initial_state(self, prompts: Prompts) -> tuple[DecodeState, DecodeState]:
         """The state before the first new token, and the shapes that it keeps in a loop: any number of columns."""
         batch = prompts.tokens.shape[0]
         zeros = tf.zeros_like(prompts.pad_lengths)
-        past = prefill(self.model, prompts.tokens, start=prompts.pad_lengths)
+        past = prefill(self.model, prompts.tokens, pad_lengths=prompts.pad_lengths)
         logprobs = tf.zeros([tf.size(zeros), 0], tf.float32)
-        state = State(prompts.tokens, prompts.pad_lengths, past, zeros, zeros, logprobs)
+        state = DecodeState(prompts.tokens, prompts.pad_lengths, past, zeros, zeros, logprobs)
 
         rows, columns = tf.TensorShape([batch]), tf.TensorShape([batch, None])
         specs = kv_cache.tensor_specs(self.model.hparams, self.model.compute_dtype, batch, segments=2)
         past_shapes = tf.nest.map_structure(lambda spec: spec.shape, specs)
-        return state, State(columns, rows, past_shapes, rows, rows, columns)
+        return state, DecodeState(columns, rows, past_shapes, rows, rows, columns)
 
 
 def _with_one_row(x: tf.Tensor) -> tf.Tensor:

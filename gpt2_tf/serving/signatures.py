@@ -50,7 +50,7 @@ import tensorflow as tf
 from encoder import Encoder
 from encoder.graph import GraphEncoder
 from gpt2_tf.generation.params import SamplingParams, sampling_settings
-from gpt2_tf.generation.stop_strings import MAX_BYTES
+from gpt2_tf.generation.stop_strings import MAX_STOP_BYTES
 from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.model.loss import likelihood
 from gpt2_tf.serving.generate_graph import Prompts, TextGenerator, pad_left
@@ -300,7 +300,7 @@ class Signatures:
             checks.append((enough & (value <= setting.most), f"{name} must be {setting.expected}; given: ", value))
         checks += [
             ((top_k >= 0) & (top_k <= n_vocab), f"top_k must be 1 to {n_vocab}, or 0 to keep all; given: ", top_k),
-            (stop_bytes <= MAX_BYTES, f"stop must have at most {MAX_BYTES} bytes; given: ", stop_bytes),
+            (stop_bytes <= MAX_STOP_BYTES, f"stop must have at most {MAX_STOP_BYTES} bytes; given: ", stop_bytes),
             (
                 prompt_length <= n_ctx,
                 f"text must have at most {n_ctx} tokens, the window of the model; shorten it; given: ",

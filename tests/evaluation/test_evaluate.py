@@ -20,7 +20,7 @@ from gpt2_tf.evaluation.lambada import STOP_WORDS, lambada
 from gpt2_tf.evaluation.multiple_choice import choice
 from gpt2_tf.evaluation.perplexity import perplexity, windows
 from gpt2_tf.evaluation.report import report
-from gpt2_tf.generation.likelihood import Likelihood, Row, likelihoods
+from gpt2_tf.generation.likelihood import Likelihood, Row, score_in_batches
 from gpt2_tf.model import loss
 
 TEXT = "The quick brown fox jumps over the lazy dog,\n and then naïve 色 the dog didn't jump. " * 3
@@ -173,13 +173,13 @@ def test_what_is_right_counts():
     """A model that has learned one text: its words are right, and a stop word is so but for the filter."""
     model, enc = load("shakespeare")
     ids = enc.encode("my lord, my lord, my lord,")
-    (_, score), *_ = likelihoods(model, [Row(ids, 1)])
+    (_, score), *_ = score_in_batches(model, [Row(ids, 1)])
     assert score.greedy.tolist() == score.filtered.tolist()
     likeliest = int(np.argmax(model(np.array([ids]))[0, -1]))
-    (_, score), *_ = likelihoods(model, [Row([*ids, likeliest], 1)], never=[likeliest])
+    (_, score), *_ = score_in_batches(model, [Row([*ids, likeliest], 1)], excluded=[likeliest])
     assert (score.greedy.tolist(), score.filtered.tolist()) == ([True], [False])
     second = int(np.argsort(model(np.array([ids]))[0, -1])[-2])
-    (_, score), *_ = likelihoods(model, [Row([*ids, second], 1)], never=[likeliest])
+    (_, score), *_ = score_in_batches(model, [Row([*ids, second], 1)], excluded=[likeliest])
     assert (score.greedy.tolist(), score.filtered.tolist()) == ([False], [True])
 
 
@@ -203,7 +203,7 @@ def test_each_way_of_lambada_counts_its_own(model, enc, monkeypatch):
         called["never"] = never
         return iter(scores)
 
-    monkeypatch.setattr(scoring, "likelihoods", likelihoods)
+    monkeypatch.setattr(scoring, "score_in_batches", likelihoods)
     found = lambada(model, enc, TEXTS)
     assert found["last_word"] == {"accuracy": 2 / 6, "perplexity": pytest.approx(math.exp(11 / 6))}
     assert found["last_word_filtered"] == {"accuracy": 3 / 6}
@@ -240,9 +240,9 @@ def test_one_trace_serves_all_lengths(model, enc, forbid_traces):
 
 def test_no_logits_of_a_whole_batch_are_held(enc, monkeypatch):
     """No tensor in the graph of the scoring has the batch, the text and the vocabulary as its axes."""
-    from gpt2_tf.generation.likelihood import _scorer
+    from gpt2_tf.generation.tensorflow_engine import build_scorer
 
-    graph = random_model(HParams(n_vocab=260, n_ctx=8, n_embd=4, n_head=1, n_layer=1)).traced(_scorer).graph
+    graph = random_model(HParams(n_vocab=260, n_ctx=8, n_embd=4, n_head=1, n_layer=1)).traced(build_scorer).graph
     shapes = [tensor.shape for op in graph.get_operations() for tensor in op.outputs]
     assert not [shape for shape in shapes if shape.rank == 3 and shape[-1] == 260]
 
@@ -316,8 +316,8 @@ def test_what_does_not_fit_is_said(model, enc):
         perplexity(model, enc, "e", window=8, stride=9)
     with pytest.raises(ValueError, match="batch_size is 0"):
         lambada(model, enc, ["a b"], batch_size=0)
-    with pytest.raises(ValueError, match="34 tokens are given, but the model reads at most 32"):
-        list(likelihoods(model, [Row([0] * 34, 1)]))
+    with pytest.raises(ValueError, match="a row has 34 tokens, but must have at most 33"):
+        list(score_in_batches(model, [Row([0] * 34, 1)]))
 
 
 def test_damaged_weights_are_said(enc):

@@ -1,4 +1,4 @@
-"""Beam search against all texts there are, and against a slow search in NumPy that never ends early."""
+"""Beam search against an exhaustive search, and against a slow search in NumPy that never ends early."""
 
 import itertools
 from functools import cache
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from oracles import reference
 from oracles.random_model import is_freed_after, random_model
+from oracles.slow_beam_search import slow_search
 
 from gpt2_tf import HParams, beam_search, generate
-from gpt2_tf.generation import stop_strings
-from gpt2_tf.generation.beam_search import find
+from gpt2_tf.generation.beam_decoding import search_beams
+from gpt2_tf.generation.stop_strings import build_stop_table, parse_stops
 
 FEW = [b"a", b"b", b"ab", b"c", b"<|endoftext|>"]
 PENALTIES = [-0.5, 0, 0.7, 1, 2]
@@ -31,8 +32,8 @@ def model(lively):
     return lively
 
 
-def oracle(model, context):
-    """ids -> the reference's log-probabilities of the next one, [n_vocab]."""
+def reference_logprobs(model, context):
+    """Return a function from new ids to the reference's log-probabilities of the next token, [n_vocab]."""
     weights = {variable.path: variable.numpy() for variable in model.weights}
 
     @cache
@@ -43,15 +44,15 @@ def oracle(model, context):
     return logprobs
 
 
-def ender(tokens, ids, strings):
-    """ids -> whether the text stops with the last of them."""
+def stop_condition(tokens, ids, strings):
+    """Return a function from new ids to whether the text stops at the last of them."""
     return lambda written: (
         written[-1] in ids or any(string in b"".join(tokens[i] for i in written) for string in strings)
     )
 
 
 def all_texts(logprobs, n_vocab, ends, length, penalty):
-    """(score, ids) of every text, the best first."""
+    """Return (score, ids) of every possible text, the best first."""
     texts = {}
     for ids in itertools.product(range(n_vocab), repeat=length):
         n = next((n for n in range(1, length) if ends(ids[:n])), length)
@@ -60,68 +61,55 @@ def all_texts(logprobs, n_vocab, ends, length, penalty):
     return sorted(((score, ids) for ids, score in texts.items()), reverse=True)
 
 
-def slow_search(logprobs, ends, num_beams, num_return, length, penalty):
-    """The `num_return` best (score, ids), and after how many steps no other could come among them."""
-    beams, over, steps = [(0.0, ())], [], None
-    for n in range(1, length + 1):
-        grown = [(total + p, (*ids, i)) for total, ids in beams for i, p in enumerate(logprobs(ids))]
-        grown.sort(reverse=True)
-        over += [(total / n**penalty, ids) for total, ids in grown[:num_beams] if n == length or ends(ids)]
-        over = sorted(over, reverse=True)[:num_return]
-        beams = [(total, ids) for total, ids in grown if not ends(ids)][:num_beams]
-        possible = max((beams[0][0] / later**penalty for later in range(n + 1, length + 1)), default=-np.inf)
-        if steps is None and len(over) == num_return and possible <= over[-1][0]:
-            steps = n
-    return over, steps
-
-
-def agree(ended, context, expected):
-    """Ids alike, scores to 1e-5: float32 against float64, on sums of up to 20 numbers of about 2."""
-    assert [tuple(row[len(context) :][:n]) for row, n in zip(ended.tokens.numpy(), ended.count, strict=True)] == [
+def assert_same(found, context, expected):
+    """Compare ids, and scores to 1e-5: float32 against float64, on sums of up to 20 numbers of about 2."""
+    assert [tuple(row[len(context) :][:n]) for row, n in zip(found.tokens.numpy(), found.n_new, strict=True)] == [
         ids for _, ids in expected
     ]
-    np.testing.assert_allclose(ended.score, [score for score, _ in expected], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.score, [score for score, _ in expected], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("ids, strings", [([], []), ([4], []), ([], [b"ba", b"ac"]), ([4, 3], [b"bb"])])
-def test_with_enough_beams_it_is_the_n_best_of_all_texts(few, ids, strings, penalty):
-    context, length, ends = [3, 0, 2], 4, ender(FEW, ids, strings)
-    texts = all_texts(oracle(few, context), len(FEW), ends, length, penalty)
-    table = stop_strings.table(FEW, ids, strings)
+def test_with_enough_beams_the_search_is_exhaustive(few, ids, strings, penalty):
+    context, length, ends = [3, 0, 2], 4, stop_condition(FEW, ids, strings)
+    texts = all_texts(reference_logprobs(few, context), len(FEW), ends, length, penalty)
+    table = build_stop_table(FEW, ids, strings)
     for n in (1, 7, 1000):
-        ended = find(few, context, table, num_beams=625, num_return=n, length=length, length_penalty=penalty)
-        agree(ended, context, texts[:n])
-        assert ended.stopped.numpy().tolist() == [ends(text) for _, text in texts[:n]]
-    assert len(ended.score) == len(texts)  # of 1000 asked for
+        found = search_beams(few, context, table, num_beams=625, num_return=n, length=length, length_penalty=penalty)
+        assert_same(found, context, texts[:n])
+        assert found.stopped.numpy().tolist() == [ends(text) for _, text in texts[:n]]
+    assert len(found.score) == len(texts)  # of 1000 asked for
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("ids, strings", [([], []), ([4], []), ([], [b"ba", b"cab"]), ([4], [b"abc"])])
-def test_few_beams_are_the_slow_searchs_and_end_no_later(few, ids, strings, penalty):
-    context, logprobs = [1], oracle(few, [1])
-    ends, table = ender(FEW, ids, strings), stop_strings.table(FEW, ids, strings)
+def test_a_few_beams_find_what_the_slow_search_finds_and_end_no_later(few, ids, strings, penalty):
+    context, logprobs = [1], reference_logprobs(few, [1])
+    ends, table = stop_condition(FEW, ids, strings), build_stop_table(FEW, ids, strings)
     for num_beams, num_return, length in WIDTHS:
         expected, steps = slow_search(logprobs, ends, num_beams, num_return, length, penalty)
-        ended = find(
+        found = search_beams(
             few, context, table, num_beams=num_beams, num_return=num_return, length=length, length_penalty=penalty
         )
-        agree(ended, context, expected)
-        assert ended.logprobs.shape[1] == steps
+        assert_same(found, context, expected)
+        assert found.logprobs.shape[1] == steps
 
 
-def test_those_searches_end_at_many_steps(few):
-    """Else they would not tell."""
-    logprobs, ends = oracle(few, [1]), ender(FEW, [4], [])
+def test_the_slow_searches_end_after_various_numbers_of_steps(few):
+    """Otherwise the test above could not notice a search that ends too late."""
+    logprobs, ends = reference_logprobs(few, [1]), stop_condition(FEW, [4], [])
     steps = {slow_search(logprobs, ends, *widths, penalty)[1] for widths in WIDTHS for penalty in PENALTIES}
     assert steps > {1, 3, 7, 9, 17}
 
 
-def test_texts_are_the_slow_searchs(model, enc):
-    """With a stop string, ids, and `<|endoftext|>`, none of which shows."""
+def test_texts_are_those_of_the_slow_search(model, enc):
+    """The stops are a string, ids and `<|endoftext|>`; no text shows its stop."""
     stop, context = ["the", *range(0, 256, 4), "<|endoftext|>"], enc.encode("them")
-    ids, strings = stop_strings.parse(enc, stop)
-    expected, _ = slow_search(oracle(model, context), ender(enc.tokens, ids, strings), 5, 5, 20, 1.2)
+    ids, strings = parse_stops(enc, stop)
+    expected, _ = slow_search(
+        reference_logprobs(model, context), stop_condition(enc.tokens, ids, strings), 5, 5, 20, 1.2
+    )
     found = beam_search(model, enc, "them", num_beams=5, num_return=5, length=20, length_penalty=1.2, stop=stop)
     np.testing.assert_allclose([h.score for h in found], [score for score, _ in expected], rtol=0, atol=1e-5)
     for h, (score, written) in zip(found, expected, strict=True):
@@ -129,14 +117,14 @@ def test_texts_are_the_slow_searchs(model, enc):
         assert h.text == data.partition(b"the")[0].decode(errors="replace")
         assert h.ids == list(written[: len(h.ids)]) and len(h.logprobs) == len(h.ids)
         assert (h.prompt, h.finish_reason) == ("them", "stop" if len(written) < 20 else "length")
-        logprobs = [oracle(model, context)(written[:i])[written[i]] for i in range(len(written))]
+        logprobs = [reference_logprobs(model, context)(written[:i])[written[i]] for i in range(len(written))]
         np.testing.assert_allclose(h.logprobs, logprobs[: len(h.ids)], rtol=0, atol=1e-5)
         assert sum(logprobs) / len(written) ** 1.2 == pytest.approx(score)
     assert {h.finish_reason for h in found} == {"stop", "length"}
 
 
 @pytest.mark.parametrize("stop", [(), range(0, 256, 9), ["the", "\x17"]])
-def test_one_beam_is_greedy(model, enc, stop):
+def test_one_beam_is_greedy_decoding(model, enc, stop):
     reasons = set()
     for prompt in ("them", "e", "🎈 x", None):
         (greedy,) = generate(model, enc, prompt, length=20, temperature=0, stop=stop)
@@ -147,13 +135,12 @@ def test_one_beam_is_greedy(model, enc, stop):
     assert "stop" in reasons or not stop
 
 
-def test_without_a_length_it_is_what_fits(model, enc):
+def test_the_default_length_is_as_many_as_fit(model, enc):
     (found,) = beam_search(model, enc, "x" * 30, num_beams=3, stop=())
-    assert len(found.ids) == 3  # the last is not read, so one more than n_ctx fits
+    assert len(found.ids) == 3  # The last token is not run, so n_ctx + 1 tokens fit.
 
 
-def test_as_many_texts_come_as_are_asked_for(model, enc):
-    """Also where the first token ends all."""
+def test_num_return_texts_are_found_even_where_every_first_token_stops(model, enc):
     for stop in ((), range(260)):
         assert len(beam_search(model, enc, "e", num_beams=260, num_return=260, length=1, stop=stop)) == 260
 
@@ -169,7 +156,7 @@ def test_one_trace_serves_all_searches(model, enc, forbid_traces):
         beam_search(random_model(hparams(260), stdev=0.25, seed=1), enc, "e")
 
 
-def test_a_model_is_freed_with_its_search(enc):
+def test_a_model_is_freed_after_a_search(enc):
     assert is_freed_after(lambda other: beam_search(other, enc, "e", length=2), hparams(260))
 
 
@@ -179,7 +166,7 @@ def test_a_model_is_freed_with_its_search(enc):
         ({"num_beams": 0}, "num_beams is 0, but must be 1 to 260, the size of the vocabulary"),
         ({"num_beams": 261}, "num_beams is 261, but must be 1 to 260"),
         ({"num_beams": 2.5}, "num_beams is 2.5, but must be 1 to 260"),
-        ({"num_return": 5}, "num_return is 5, but must be 1 to 4, as many as there are beams"),
+        ({"num_return": 5}, "num_return is 5, but must be 1 to 4, the number of beams"),
         ({"num_return": 0}, "num_return is 0, but must be 1 to 4"),
         ({"length_penalty": float("nan")}, "length_penalty is nan, but must be -10 to 10"),
         ({"length_penalty": 10.5}, r"length_penalty is 10.5, but must be -10 to 10 \(0 compares the plain sums\)"),
@@ -190,11 +177,11 @@ def test_a_model_is_freed_with_its_search(enc):
         ({"stop": [260]}, "stop is 260, but must be strings, or ids from 0 to 259"),
     ],
 )
-def test_wrong_arguments_say_what_fits(model, enc, arguments, message):
+def test_wrong_arguments_are_errors_that_say_what_is_expected(model, enc, arguments, message):
     with pytest.raises(ValueError, match=message):
         beam_search(model, enc, **{"prompt": "e", **arguments})
 
 
-def test_another_vocabulary_is_said(enc, few):
+def test_another_vocabulary_is_an_error(enc, few):
     with pytest.raises(ValueError, match="the vocabulary has 260 tokens, but the model 5"):
         beam_search(few, enc, "e")

@@ -1,4 +1,4 @@
-"""The filters against NumPy, on random logits."""
+"""The filters against the reference, on random logits."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def random_logits(seed, n_vocab=50, batch=3):
 
 
 def kept(filtered):
-    """The ids that each row keeps."""
+    """Return the set of ids that each row keeps."""
     return [set(np.flatnonzero(row > row.dtype.type(np.finfo(row.dtype).min))) for row in filtered.numpy()]
 
 
@@ -35,20 +35,20 @@ def test_top_k_keeps_the_k_largest(seed, k):
     )
 
 
-def test_top_k_keeps_all_that_equal_the_kth():
+def test_top_k_keeps_all_tokens_as_likely_as_the_kth():
     assert kept(filters.top_k(tf.constant([[1.0, 2.0, 2.0, 3.0, 0.0]]), 2)) == [{1, 2, 3}]
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(seed=st.integers(0, 2**32), p=st.floats(0.01, 0.99))
-def test_top_p_keeps_what_adds_up_to_at_most_p(seed, p):
+def test_top_p_keeps_tokens_that_sum_to_at_most_p(seed, p):
     logits = random_logits(seed)
     assert kept(filters.top_p(logits, np.float32(p))) == [reference.top_p_kept(row, p) for row in logits]
 
 
 @pytest.mark.parametrize("scale", [0.1, 4])
-def test_top_p_keeps_the_same_of_many_tokens(scale):
-    """Of flat rows more than the likeliest thousand, of peaked ones fewer, and one of each in a batch."""
+def test_top_p_of_a_large_vocabulary(scale):
+    """Flat rows keep more than 1,024 tokens, peaked rows fewer; one batch holds both."""
     logits = random_logits(3, n_vocab=5000) / 3 * np.array([[scale], [4], [scale]], np.float32)
     expected = [reference.top_p_kept(row.astype(np.float64), 0.9) for row in logits]
     assert (len(expected[0]) > 1024) == (scale == 0.1) and len(expected[1]) < 1024
@@ -57,7 +57,7 @@ def test_top_p_keeps_the_same_of_many_tokens(scale):
 
 def test_top_p_drops_the_token_that_crosses_p():
     logits = tf.math.log([[0.5, 0.3, 0.2]])
-    assert kept(filters.top_p(logits, 0.79)) == [{0}]  # the paper's nucleus would hold the 0.3 too
+    assert kept(filters.top_p(logits, 0.79)) == [{0}]  # The paper's nucleus would keep the 0.3 too.
     assert kept(filters.top_p(logits, 0.81)) == [{0, 1}]
 
 
@@ -65,10 +65,10 @@ def test_top_p_keeps_one_token_at_least():
     assert kept(filters.top_p(tf.math.log([[0.2, 0.7, 0.1]]), 0.01)) == [{1}]
 
 
-def test_top_p_of_1_cuts_nothing_though_the_sum_exceeds_1():
+def test_top_p_of_1_keeps_all_tokens_though_the_sum_exceeds_1():
     logits = 5 * random_logits(0, n_vocab=1000, batch=20)
-    falling = np.sort(tf.nn.softmax(logits).numpy().astype(np.float64))[:, ::-1]
-    assert (np.cumsum(falling, axis=-1)[:, -2] > 1).any()  # so the last token would be cut
+    sorted_probabilities = np.sort(tf.nn.softmax(logits).numpy().astype(np.float64))[:, ::-1]
+    assert (np.cumsum(sorted_probabilities, axis=-1)[:, -2] > 1).any()  # so the last token would be masked
     assert kept(filters.top_p(logits, 1.0)) == [set(range(1000))] * 20
 
 
@@ -80,20 +80,20 @@ def test_filters_take_tensors_in_a_graph(name, value):
 
 
 TEXTS = st.lists(st.lists(st.integers(0, 5), min_size=7, max_size=7), min_size=3, max_size=3)
-STARTS = st.lists(st.integers(0, 6), min_size=3, max_size=3)
+PAD_LENGTHS = st.lists(st.integers(0, 6), min_size=3, max_size=3)
 
 
-def own(texts, starts):
-    return [text[start:] for text, start in zip(texts, starts, strict=True)]
+def without_padding(texts, pad_lengths):
+    return [text[n:] for text, n in zip(texts, pad_lengths, strict=True)]
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
 @given(seed=st.integers(0, 2**32), p=st.floats(0.01, 1))
-def test_min_p_keeps_what_is_likely_beside_the_likeliest(seed, p):
+def test_min_p_keeps_tokens_that_are_likely_beside_the_most_likely(seed, p):
     logits = random_logits(seed)
     probabilities = reference.softmax(logits.astype(np.float64))
     least = p * probabilities.max(-1, keepdims=True)
-    sure = np.abs(probabilities / least - 1) > 1e-5  # float32 may round the others either way
+    sure = np.abs(probabilities / least - 1) > 1e-5  # float32 may round probabilities near the limit either way
     for row, ids in enumerate(kept(filters.min_p(logits, np.float32(p)))):
         assert {i for i in np.flatnonzero(sure[row]) if i in ids} == set(
             np.flatnonzero(sure[row] & (probabilities >= least)[row])
@@ -102,30 +102,30 @@ def test_min_p_keeps_what_is_likely_beside_the_likeliest(seed, p):
 
 
 @settings(deadline=None, max_examples=50, derandomize=True)
-@given(seed=st.integers(0, 2**32), penalty=st.floats(0.1, 10), texts=TEXTS, starts=STARTS)
-def test_repetition_penalty_is_on_the_rows_own_tokens(seed, penalty, texts, starts):
+@given(seed=st.integers(0, 2**32), penalty=st.floats(0.1, 10), texts=TEXTS, pad_lengths=PAD_LENGTHS)
+def test_repetition_penalty_acts_on_the_rows_own_tokens(seed, penalty, texts, pad_lengths):
     logits = random_logits(seed, n_vocab=6)
     expected = logits.astype(np.float64)
-    for row, text in enumerate(own(texts, starts)):
+    for row, text in enumerate(without_padding(texts, pad_lengths)):
         for token in set(text):
             expected[row, token] *= 1 / penalty if logits[row, token] > 0 else penalty
-    penalized = filters.repetition_penalty(logits, np.float32(penalty), tf.constant(texts), tf.constant(starts))
+    penalized = filters.repetition_penalty(logits, np.float32(penalty), tf.constant(texts), tf.constant(pad_lengths))
     np.testing.assert_allclose(penalized, expected, rtol=1e-6)
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)
-@given(n=st.integers(1, 9), texts=TEXTS, starts=STARTS)
-def test_no_repeat_ngram_cuts_what_would_repeat(n, texts, starts):
+@given(n=st.integers(1, 9), texts=TEXTS, pad_lengths=PAD_LENGTHS)
+def test_no_repeat_ngram_masks_tokens_that_would_repeat_a_sequence(n, texts, pad_lengths):
     logits = random_logits(0, n_vocab=6)
     expected = []
-    for text in own(texts, starts):
-        runs = {tuple(text[i : i + n]) for i in range(len(text) - n + 1)}
-        expected.append({token for token in range(6) if (*text[len(text) - n + 1 :], token)[-n:] not in runs})
-    filtered = filters.no_repeat_ngram(logits, n, tf.constant(texts), tf.constant(starts))
+    for text in without_padding(texts, pad_lengths):
+        ngrams = {tuple(text[i : i + n]) for i in range(len(text) - n + 1)}
+        expected.append({token for token in range(6) if (*text[len(text) - n + 1 :], token)[-n:] not in ngrams})
+    filtered = filters.no_repeat_ngram(logits, n, tf.constant(texts), tf.constant(pad_lengths))
     assert kept(filtered) == expected
 
 
-def test_each_row_may_have_a_setting_of_its_own():
+def test_each_row_may_have_its_own_setting():
     logits = random_logits(5, batch=4)
     k, p, t = (
         np.array([[3], [0], [50], [1]]),

@@ -14,8 +14,8 @@ import tensorflow as tf
 from oracles.random_model import random_model
 
 from gpt2_tf import GPT2, HParams
-from gpt2_tf.generation import stop_strings
-from gpt2_tf.generation.beam_search import find
+from gpt2_tf.generation.beam_decoding import search_beams
+from gpt2_tf.generation.stop_strings import build_stop_table
 from gpt2_tf.training import train
 
 HPARAMS = HParams(n_vocab=300, n_ctx=40, n_embd=48, n_head=4, n_layer=3)
@@ -182,16 +182,16 @@ def test_transformers_beams_agree(model, transformers_peer, tokens, ends, length
             output_scores=True,
             return_dict_in_generate=True,
         )
-        ours = find(
+        ours = search_beams(
             model,
             context,
-            stop_strings.table([b""] * HPARAMS.n_vocab, ends, []),
+            build_stop_table([b""] * HPARAMS.n_vocab, ends, []),
             num_beams=num_beams,
             num_return=num_return,
             length=length,
             length_penalty=length_penalty,
         )
-        for text, peer, count in zip(ours.tokens.numpy(), peers.sequences.numpy(), ours.count.numpy(), strict=True):
+        for text, peer, count in zip(ours.tokens.numpy(), peers.sequences.numpy(), ours.n_new.numpy(), strict=True):
             n = len(context) + count
             assert text[:n].tolist() == peer[:n].tolist() and set(peer[n:]) <= {1}
         np.testing.assert_allclose(ours.score, peers.sequences_scores, rtol=1e-5, atol=1e-4)
