@@ -68,9 +68,9 @@ with strategy.scope():
     model = gpt2_tf.GPT2(hparams)
     model.compile(train.adamw(1e-4, steps))
 ids = np.random.default_rng(0).integers(0, hparams.n_vocab, 100 * window)
-share = dataset.Share(index, 1, count)
+part = dataset.ReplicaSlice(index, 1, count)
 data = strategy.distribute_datasets_from_function(
-    lambda _: dataset.windows(ids, window, rows * count, seed=0, share=share))
+    lambda _: dataset.windows(ids, window, rows * count, seed=0, replicas=part))
 ends = []
 note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
 model.fit(data, steps_per_epoch=steps + 1, callbacks=[note], verbose=0, shuffle=False)
@@ -366,7 +366,7 @@ def limit(hparams: "gpt2_tf.HParams", shape: tuple[int, int], precision: str) ->
     """As many tokens as would take as long as a large matrix product, were all the time spent on such."""
     import tensorflow as tf
 
-    from gpt2_tf.training.callbacks import flops_per_token
+    from gpt2_tf.training.flops import flops_per_token
 
     size = 2048
     matrix = tf.cast(tf.random.normal([size, size]), precision)

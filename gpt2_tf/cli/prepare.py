@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     """Print the folder and how many tokens it has."""
     from gpt2_tf.data import corpus, prepare
 
-    corpus.find(args.files)  # a missing file is reported before a model is downloaded
+    corpus.find_text_files(args.files)  # a missing file is reported before a model is downloaded
     vocabulary = load_vocabulary(args) if args.model is not None else args.vocab_size
     prepared = prepare.prepare(
         args.files,

@@ -210,27 +210,30 @@ def run(args: argparse.Namespace) -> None:
 
     gpt2_tf.GPT2  # noqa: B018 - imports TensorFlow without its messages
     from gpt2_tf.model import distribute
-    from gpt2_tf.training import train
+    from gpt2_tf.training import callbacks
+    from gpt2_tf.training.settings import SETTING_NAMES
+    from gpt2_tf.training.train import run_training
 
     given = {name: value for name, value in vars(args).items() if value is not None}
-    settings = {name: given[name] for name in train.SETTINGS if name in given}
-    shape = {name: given[name] for name in SHAPE if name in given}
-    data = {name: given[name] for name in ("column", "field") if name in given} | {"val_files": args.val_file or ()}
+    settings = {name: given[name] for name in SETTING_NAMES if name in given}
+    model_shape = {name: given[name] for name in SHAPE if name in given}
+    read_options = {name: given[name] for name in ("column", "field") if name in given}
+    read_options["val_files"] = args.val_file or ()
     strategy = distribute.make_strategy(args.strategy)
     chief = distribute.is_chief(strategy)
-    more = [train.tensorboard(args.out)] if args.tensorboard and chief else []
-    more += [train.wandb(args.wandb)] if args.wandb is not None and chief else []
-    # Keras prints its progress to stdout, which is for results.
+    extra_callbacks = [callbacks.tensorboard(args.out)] if args.tensorboard and chief else []
+    extra_callbacks += [callbacks.wandb(args.wandb)] if args.wandb is not None and chief else []
+    # The callbacks of other libraries print to stdout, which is for results.
     with contextlib.redirect_stdout(sys.stderr), distribute.one_line_worker_errors(strategy):
-        train.run(
+        run_training(
             args.files,
             args.out,
             init_from=args.init_from,
             models_dir=args.models_dir,
             vocab_size=args.vocab_size,
-            shape=shape,
-            data=data,
-            more=more,
+            model_shape=model_shape,
+            read_options=read_options,
+            extra_callbacks=extra_callbacks,
             strategy=strategy,
             **settings,
         )

@@ -1,4 +1,4 @@
-"""Files of text -> their documents, in pieces that can be encoded one by one, so that no text is too large."""
+"""Text files -> documents, in pieces that can be encoded one by one, so that a text may be larger than memory."""
 
 import codecs
 import csv
@@ -15,88 +15,129 @@ from typing import BinaryIO
 from encoder.bpe import END_OF_TEXT
 from gpt2_tf.files import progress
 
-KINDS = (".txt", ".csv", ".jsonl")
-PIECE = 2**18  # bytes or characters
-# Where GPT-2's pattern cuts whatever comes next, so that the ids of the parts are those of the whole. A `>` can end the
-# letters of `<|endoftext|>`, for which a document's last piece is searched.
+FORMATS = (".txt", ".csv", ".jsonl")
+PIECE_SIZE = 2**18  # bytes per read, and about as many characters per piece
+# GPT-2's pattern always starts a new match at a space or newline after a non-space. So a text that is cut there gives
+# the ids of the whole text. After ">" the text is not cut: the letters of <|endoftext|> would be split off, and
+# `_end_document` looks for them at the end of the last piece.
 CUT = re.compile(r"(?<=[^\s>])[ \n]")
 
 Files = Sequence[str | os.PathLike]
 
 
-def find(files: Files) -> list[Path]:
-    """The files that names, globs and folders stand for, each once.
+def find_text_files(files: Files) -> list[Path]:
+    """The text files that names, globs and folders stand for, each file once.
+
+    Args:
+        files: names of files, globs such as "texts/*.txt", and folders. Of a folder, all files of the known formats
+            below it are taken, sorted by name: .txt, .csv and .jsonl, each also gzipped (.gz).
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: a file is of no kind that is read.
+        FileNotFoundError: a name or glob matches nothing, or a folder holds no text file.
+        ValueError: a named file has another format, or no files are given.
+
+    Example:
+        >>> for name in ("b.txt", "a.jsonl.gz", "c.pdf"):
+        ...     Path(name).touch()
+        >>> [path.name for path in find_text_files(["."])]
+        ['a.jsonl.gz', 'b.txt']
     """
-    kinds = f"{', '.join(KINDS)}, each also with .gz"
+    formats = f"{', '.join(FORMATS)}, each also with .gz"
     found = []
     for name in map(os.fspath, files):
         if os.path.isdir(name):
-            paths = [path for path in sorted(Path(name).rglob("*")) if _kind(path) in KINDS and path.is_file()]
+            paths = [path for path in sorted(Path(name).rglob("*")) if _format(path) in FORMATS and path.is_file()]
             if not paths:
-                raise FileNotFoundError(f"{name} holds no text; expected files of {kinds}")
+                raise FileNotFoundError(f"{name} holds no text files; expected files that end in {formats}")
         else:
             paths = [Path(name)] if os.path.exists(name) else sorted(map(Path, glob.glob(name, recursive=True)))
             if not paths:
                 raise FileNotFoundError(f"{name}: no such file; expected a file, a folder or a glob")
         for path in paths:
-            if _kind(path) not in KINDS:
-                raise ValueError(f"{path} is not of a kind that is read; expected {kinds}: rename it, or convert it")
+            if _format(path) not in FORMATS:
+                raise ValueError(f"{path} has an unknown format; expected a name that ends in {formats}")
         found += paths
     if not found:
-        raise ValueError("no files are given; expected at least one")
+        raise ValueError("no files are given; expected at least one file, folder or glob")
     once = {}
     for path in found:
         once.setdefault(path.resolve(), path)
     return list(once.values())
 
 
-def read(paths: Sequence[Path], doing: str, *, column: str | None, field: str) -> Iterator[str]:
-    """The documents, each closed by the letters of `<|endoftext|>`, in pieces that can be encoded one by one."""
+def read_documents(paths: Sequence[Path], label: str, *, column: str | None, field: str) -> Iterator[str]:
+    """Read the documents of text files, each followed by the letters of `<|endoftext|>`, in pieces.
+
+    The pieces joined are the documents. The ids of the pieces joined are the ids of the documents.
+
+    Args:
+        paths: files of the known formats.
+        label: what the progress bar on stderr says.
+        column: of .csv files, the column to read; None where there is only one.
+        field: of .jsonl files, the field to read.
+
+    Raises:
+        OSError: a file can't be read.
+        ValueError: a file is not UTF-8, or doesn't have the format of its name.
+
+    Example:
+        >>> _ = Path("a.jsonl").write_text('{"text": "one"}\\n{"text": "two"}\\n')
+        >>> list(read_documents([Path("a.jsonl")], "reading", column=None, field="text"))
+        ['one<|endoftext|>two<|endoftext|>']
+    """
     size = sum(path.stat().st_size for path in paths)
-    with progress.bar(desc=doing, total=size, unit="B", unit_scale=True, delay=1, leave=False) as bar:
+    with progress.bar(desc=label, total=size, unit="B", unit_scale=True, delay=1, leave=False) as bar:
         for path in paths:
-            begun = bar.n
+            bytes_before = bar.n
             with open(path, "rb") as file:
-                for piece in _pieces(path, file, column, field):
-                    bar.update(begun + file.tell() - bar.n)
-                    yield _without_surrogates(piece)
-            bar.update(begun + path.stat().st_size - bar.n)
+                for piece in _read_pieces(path, file, column, field):
+                    bar.update(bytes_before + file.tell() - bar.n)
+                    yield _replace_surrogates(piece)
+            bar.update(bytes_before + path.stat().st_size - bar.n)
 
 
-def _pieces(path: Path, file: BinaryIO, column: str | None, field: str) -> Iterator[str]:
-    chunks = _chunks(path, gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file)
-    kind = _kind(path)
-    if kind == ".txt":
-        return _document(chunks)
-    return _together(_column(path, _lines(chunks), column) if kind == ".csv" else _field(path, _lines(chunks), field))
+def without_end_of_text(texts: Iterable[str]) -> Iterator[str]:
+    """The texts without the letters of `<|endoftext|>`, from which a vocabulary should learn nothing.
+
+    Example:
+        >>> list(without_end_of_text(["one<|endoftext|>two"]))
+        ['one', 'two']
+    """
+    for text in texts:
+        yield from text.split(END_OF_TEXT)
 
 
-def _chunks(path: Path, file: BinaryIO) -> Iterator[str]:
-    """The text, without a byte order mark, some at a time."""
+def _read_pieces(path: Path, file: BinaryIO, column: str | None, field: str) -> Iterator[str]:
+    chunks = _decode_chunks(path, gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file)
+    if _format(path) == ".txt":
+        return _cut_document(chunks)
+    lines = _split_lines(chunks)
+    documents = _read_csv(path, lines, column) if _format(path) == ".csv" else _read_jsonl(path, lines, field)
+    return _join_documents(documents)
+
+
+def _decode_chunks(path: Path, file: BinaryIO) -> Iterator[str]:
+    """The text of a UTF-8 file, chunk by chunk, without its byte order mark."""
     decode = codecs.getincrementaldecoder("utf-8")().decode
-    offset, mark = 0, "\ufeff"
+    offset, byte_order_mark = 0, "\ufeff"
     try:
-        while content := file.read(PIECE):
+        while content := file.read(PIECE_SIZE):
             offset += len(content)
             if text := decode(content):
-                yield text.removeprefix(mark)
-                mark = ""
+                yield text.removeprefix(byte_order_mark)
+                byte_order_mark = ""
         decode(b"", final=True)
     except UnicodeDecodeError as error:
         offset += error.start - len(error.object)
         raise ValueError(
-            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}; convert it first"
+            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}; convert it to UTF-8 first"
         ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a whole gzip file: {error}; get it anew") from None
+        raise ValueError(f"{path} is not a complete gzip file: {error}; get it again") from None
 
 
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """With their ends, `\\n` alone."""
+def _split_lines(chunks: Iterable[str]) -> Iterator[str]:
+    """The lines, each with its newline. Only `\\n` ends a line: `\\r` and the Unicode line ends are text."""
     rest = ""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split("\n")
@@ -105,8 +146,8 @@ def _lines(chunks: Iterable[str]) -> Iterator[str]:
         yield rest
 
 
-def _document(chunks: Iterable[str]) -> Iterator[str]:
-    """One document in pieces, cut where their ids are those of the whole."""
+def _cut_document(chunks: Iterable[str]) -> Iterator[str]:
+    """One document in pieces, cut where the ids of the pieces are those of the whole."""
     text = ""
     for chunk in chunks:
         text, searched = text + chunk, len(text)
@@ -114,66 +155,74 @@ def _document(chunks: Iterable[str]) -> Iterator[str]:
             yield text[: cut.start()]
             text = text[cut.start() :]
     if text:
-        yield _closed(text)
+        yield _end_document(text)
 
 
-def _together(documents: Iterable[str]) -> Iterator[str]:
-    """Many documents a piece, as most are short; `<|endoftext|>` keeps them apart."""
+def _join_documents(documents: Iterable[str]) -> Iterator[str]:
+    """Pieces of many documents each, since most documents are short. `<|endoftext|>` separates them."""
     parts, size = [], 0
     for document in documents:
         if document:
-            parts.append(_closed(document))
+            parts.append(_end_document(document))
             size += len(document)
-        if size >= PIECE:
+        if size >= PIECE_SIZE:
             yield "".join(parts)
             parts, size = [], 0
     if parts:
         yield "".join(parts)
 
 
-def _closed(text: str) -> str:
-    bare = text.rstrip()
-    return bare if bare.endswith(END_OF_TEXT) else text + END_OF_TEXT
+def _end_document(text: str) -> str:
+    """The text with `<|endoftext|>` at its end, added unless the text has it already."""
+    stripped = text.rstrip()
+    return stripped if stripped.endswith(END_OF_TEXT) else text + END_OF_TEXT
 
 
-def _column(path: Path, lines: Iterable[str], column: str | None) -> Iterator[str]:
-    csv.field_size_limit(2**31 - 1)  # for the whole process; as much as a C long holds anywhere
+def _read_csv(path: Path, lines: Iterable[str], column: str | None) -> Iterator[str]:
+    """The texts of a column; blank rows are empty texts."""
+    csv.field_size_limit(2**31 - 1)  # for the whole process: the largest limit that fits a C long on every system
     rows = csv.reader(lines, strict=True)
     try:
         header = next(rows, [])
         if column is None and len(header) > 1:
-            raise ValueError(f"{path} has the columns {', '.join(header)}; say which by `column`")
+            raise ValueError(f"{path} has the columns {', '.join(header)}; choose one with --column")
         if column is not None and column not in header:
             raise ValueError(f"{path} has no column {column!r}; its first row has {', '.join(header) or 'none'}")
-        at = 0 if column is None else header.index(column)
+        index = 0 if column is None else header.index(column)
         for row in rows:
             if row and len(row) != len(header):
-                wrong = f"{len(row)} values, but the first row names {len(header)} columns; mend it"
-                raise ValueError(f"{path}: line {rows.line_num} ends a row of {wrong}")
-            yield row[at] if row else ""
+                raise ValueError(
+                    f"{path}: the row that ends in line {rows.line_num} has {len(row)} values, but the first row names "
+                    f"{len(header)} columns; correct the file"
+                )
+            yield row[index] if row else ""
     except csv.Error as error:
-        raise ValueError(f"{path}: line {rows.line_num} is no CSV: {error}; mend it") from None
+        raise ValueError(f"{path}: line {rows.line_num} is not valid CSV: {error}; correct the file") from None
 
 
-def _field(path: Path, lines: Iterable[str], field: str) -> Iterator[str]:
+def _read_jsonl(path: Path, lines: Iterable[str], field: str) -> Iterator[str]:
+    """The texts of a field; blank lines are skipped."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: line {number} is not JSON: {error}; expected an object a line") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: line {number} is a JSON {type(values).__name__}; expected an object")
-        text = values.get(field)
+            raise ValueError(f"{path}: line {number} is not JSON: {error}; expected one object per line") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: line {number} is a JSON {type(record).__name__}; expected an object")
+        text = record.get(field)
         if not isinstance(text, str):
-            fields = ", ".join(name for name, value in values.items() if isinstance(value, str)) or "none"
-            raise ValueError(f"{path}: line {number} has no text {field!r}; say which by `field`, its texts: {fields}")
+            texts = ", ".join(name for name, value in record.items() if isinstance(value, str)) or "none"
+            raise ValueError(
+                f"{path}: line {number} has no text in the field {field!r}; choose another with --field. "
+                f"Fields with text: {texts}"
+            )
         yield text
 
 
-def _without_surrogates(text: str) -> str:
-    """What the encoder makes of them, as JSON can have them."""
+def _replace_surrogates(text: str) -> str:
+    """Join surrogate pairs, and replace lone surrogates by U+FFFD, as the encoder does. JSON escapes can give both."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -181,11 +230,6 @@ def _without_surrogates(text: str) -> str:
     return text
 
 
-def plain(texts: Iterable[str]) -> Iterator[str]:
-    """To learn a vocabulary from: without the letters that stand for the ends."""
-    for text in texts:
-        yield from text.split(END_OF_TEXT)
-
-
-def _kind(path: Path) -> str:
+def _format(path: Path) -> str:
+    """The ending of the name, in lower case and without .gz."""
     return Path(path.name.lower().removesuffix(".gz")).suffix

@@ -1,12 +1,6 @@
-"""Files of text -> token ids on disk, ready to train on: once, in pieces, so that no text is too large for memory.
+"""Text files -> a folder of token ids to train on, as `gpt2-tf prepare` does it; `prepared.py` reads the folder."""
 
-A prepared folder holds `train.bin`, the ids one after another with `<|endoftext|>` after each document, `train.json`,
-which says what they are, the same two of `val` where some are kept for validation, and the vocabulary.
-"""
-
-import contextlib
 import functools
-import hashlib
 import json
 import os
 from collections import deque
@@ -14,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -22,19 +15,9 @@ from encoder import Encoder
 from encoder.bpe import END_OF_TEXT
 from gpt2_tf.data import corpus
 from gpt2_tf.data.corpus import Files
-
-with contextlib.suppress(ImportError):  # Windows has none
-    import fcntl
-
-LOOK = 2**20  # ids looked through at a time
-
-
-class Prepared(NamedTuple):
-    """`train` and `val`: token ids, uint16 or uint32 [count], memory-mapped; `encoder`: their vocabulary."""
-
-    train: np.ndarray
-    val: np.ndarray | None
-    encoder: Encoder
+from gpt2_tf.data.prepared import Prepared, first_val_id, load_prepared, sha256, vocabulary_fingerprint
+from gpt2_tf.files.atomic import move_into_place, staging_folder
+from gpt2_tf.files.lock import folder_lock
 
 
 def prepare(
@@ -47,284 +30,189 @@ def prepare(
     val_fraction: float = 0.0,
     val_files: Files = (),
 ) -> Prepared:
-    """Tokenises files into the folder `out`, in threads and with a bar on stderr; what is there already is read.
+    """Tokenize text files into a folder, in threads and with a progress bar on stderr.
 
-    Each .txt is a document, and each row of a .csv and line of a .jsonl; any may be .gz. The real id of
-    `<|endoftext|>` ends a document, also where a text has its letters. The order is that of the files.
+    A document is a whole .txt file, a row of a .csv file or a line of a .jsonl file; each file may be gzipped (.gz).
+    The id of `<|endoftext|>` ends every document. A `<|endoftext|>` written out in a text becomes that id too. The
+    documents keep the order of the files. The texts are read in pieces, so they may be larger than memory. When the
+    folder already holds the ids of the same files with the same arguments, they are kept.
 
     Args:
-        files: names, globs, and folders, of which all files of these kinds are read, in the order of their names.
-        vocabulary: an encoder, how many tokens to learn from the text, or "chars" for a token a character.
-        column: of a .csv, by its first row; one with a single column needs none.
-        field: of a .jsonl's objects.
-        val_fraction: share of the ids, the last ones, that are for validation.
-        val_files: what to validate on instead; `vocabulary` isn't learned from them, but "chars" takes theirs too.
+        files: names, globs and folders. Of a folder, all text files below it are read, sorted by name.
+        out: the folder to write; new, empty, or prepared before.
+        vocabulary: an encoder; or the number of tokens to learn from the text; or "chars" for one token per character.
+        column: of .csv files, the column to read, as named in the first row; None where there is only one column.
+        field: of .jsonl files, the field of each object to read.
+        val_fraction: the fraction of the ids, from the end, held out for validation; at least 0, and less than 1.
+        val_files: files held out for validation instead. A vocabulary is not learned from them, but "chars" includes
+            their characters.
 
     Raises:
-        OSError: a file isn't there, or can't be read or written.
-        ValueError: a file isn't UTF-8, or not what its name says; there is no text; both kinds of validation.
+        OSError: a file is missing, or can't be read or written.
+        ValueError: a file is not UTF-8, or doesn't have the format of its name; there is no text; `val_fraction` and
+            `val_files` are both given.
+        FileExistsError: `out` holds a model or ids that are not from `prepare`.
         BlockingIOError: another process is writing `out`.
+
+    Example:
+        >>> _ = Path("text.txt").write_text("to be or not to be")
+        >>> prepared = prepare(["text.txt"], "ids", enc)
+        >>> enc.decode(prepared.train)
+        'to be or not to be<|endoftext|>'
     """
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction is {val_fraction}, but must be at least 0 and below 1")
+    sources = _find_sources(files, val_files, val_fraction)
+    source_fingerprint = _source_fingerprint(sources, vocabulary, column, field, val_fraction)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(out):
+        if (kept := _load_if_same_source(out, source_fingerprint)) is not None:
+            return kept
+        _check_nothing_lost(out)
+        read = functools.partial(corpus.read_documents, column=column, field=field)
+        encoder = _make_encoder(vocabulary, sources, read)
+        dtype = np.dtype(np.uint16 if encoder.n_vocab <= 2**16 else np.uint32)
+        with staging_folder(out) as staging:
+            for name, paths in sources.items():
+                _write_ids(staging / f"{name}.bin", encoder, read(paths, f"tokenizing {name}"), dtype, paths)
+            if val_fraction:
+                _split_end(staging / "train.bin", staging / "val.bin", val_fraction, dtype)
+            for path in [*staging.iterdir()]:
+                _write_description(path, encoder, dtype, source_fingerprint)
+            encoder.save(staging)
+            _publish(staging, out)
+    return load_prepared(out, encoder)
+
+
+def _find_sources(files: Files, val_files: Files, val_fraction: float) -> dict[str, list[Path]]:
+    """The files to train on, and those to validate on, which are left out of the first."""
     if val_fraction and val_files:
-        raise ValueError("val_fraction and a file to validate on are both given; give one of them")
-    sources = {"train": corpus.find(files)}
+        raise ValueError("val_fraction and val_files are both given; give one of them")
+    sources = {"train": corpus.find_text_files(files)}
     if val_files:
-        sources["val"] = corpus.find(val_files)
+        sources["val"] = corpus.find_text_files(val_files)
         held_out = {path.resolve() for path in sources["val"]}
         sources["train"] = [path for path in sources["train"] if path.resolve() not in held_out]
         if not sources["train"]:
-            raise ValueError("all files are given to validate on, which leaves none to train on; give others")
-    identities = {name: [_identity(path) for path in paths] for name, paths in sources.items()}
-    named = vocabulary_hash(vocabulary) if isinstance(vocabulary, Encoder) else vocabulary
-    source = _sha256(json.dumps([named, column, field, val_fraction, identities]).encode())
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with alone(out):
-        if (done := _done(out, source)) is not None:
-            return done
-        _check_place(out)
-
-        read = functools.partial(corpus.read, column=column, field=field)
-        encoder = _encoder(vocabulary, sources, read)
-        dtype = np.dtype(np.uint16 if encoder.n_vocab <= 2**16 else np.uint32)
-        with _parts(out) as parts:
-            for name, paths in sources.items():
-                with open(parts[name], "wb") as file:
-                    for ids in _encoded(encoder, read(paths, f"tokenising {name}")):
-                        file.write(ids.astype(dtype).tobytes())
-                    if not file.tell():
-                        raise ValueError(f"there is no text to tokenise in {_names(paths)}; give files that hold some")
-            if val_fraction:
-                _move_end(parts["train"], parts["val"], val_fraction, dtype)
-            _put(out, parts, encoder, dtype, source)
-    return load(out, encoder)
+            raise ValueError("all files are validation files, which leaves none to train on; give more files")
+    return sources
 
 
-def load(place: str | os.PathLike, encoder: Encoder | None = None, *, val_fraction: float = 0.0) -> Prepared:
-    """A prepared folder, or a `.bin` like nanoGPT's: uint16, with no JSON beside it and a `val.bin` or none.
+def _source_fingerprint(
+    sources: dict[str, list[Path]],
+    vocabulary: Encoder | int | str,
+    column: str | None,
+    field: str,
+    val_fraction: float,
+) -> str:
+    """A hash that changes when a file or an argument of `prepare` changes."""
 
-    Args:
-        place: the folder, or its `train.bin`, or any other `.bin`.
-        encoder: of the vocabulary that it must be in; None takes the one beside it.
-        val_fraction: share of the ids, the last ones, to validate on where there is no `val.bin`.
+    def file_state(path: Path) -> list:
+        stat = path.stat()
+        return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
-    Raises:
-        FileNotFoundError: there is no `.bin`, or no vocabulary.
-        ValueError: a file isn't whole, is in another vocabulary, or has ids that the vocabulary hasn't.
-    """
-    path = Path(place)
-    path = path / "train.bin" if path.is_dir() else path
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; `gpt2-tf prepare` makes one of texts")
-    encoder = encoder or Encoder.from_folder(path.parent)
-    train, val = _ids(path, encoder), None
-    beside = path.with_name("val.bin")
-    if path.name == "train.bin" and beside.exists():
-        val = _ids(beside, encoder)
-    elif val_fraction:
-        cut = _cut(len(train), val_fraction)
-        train, val = train[:cut], train[cut:]
-    return Prepared(train, val, encoder)
+    file_states = {name: [file_state(path) for path in paths] for name, paths in sources.items()}
+    if isinstance(vocabulary, Encoder):
+        vocabulary = vocabulary_fingerprint(vocabulary)
+    return sha256(json.dumps([vocabulary, column, field, val_fraction, file_states]).encode())
 
 
-def identity(data: Prepared) -> str:
-    """The same for the same ids to train on: by their count, and the first million of them."""
-    head = np.asarray(data.train[:LOOK], np.uint32)
-    return _sha256(str(len(data.train)).encode() + head.tobytes())
-
-
-def is_prepared(files: Files) -> bool:
-    """Whether these are one folder or `.bin` for `load`, not texts for `prepare`."""
-    if len(files) != 1:
-        return False
-    (path,) = map(Path, files)
-    return path.suffix == ".bin" or (path / "train.bin").exists()
-
-
-def vocabulary_hash(encoder: Encoder) -> str:
-    """The same for vocabularies that give all texts the same ids."""
-    return _sha256(repr((encoder.tokens, sorted(encoder.special_tokens.items()))).encode())
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _names(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths[:3])) + f" and {len(paths) - 3} more" * (len(paths) > 3) or "no files"
-
-
-def _identity(path: Path) -> list:
-    stat = path.stat()
-    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds the folder against other processes; a kill lets go of it."""
-    if "fcntl" not in globals():
-        yield
-        return
-    held = os.open(folder, os.O_RDONLY)
+def _load_if_same_source(out: Path, source_fingerprint: str) -> Prepared | None:
+    """The ids in the folder if they are complete and from the same source, else None."""
     try:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"{folder} is being written by another process; wait for it, or choose another folder"
-            ) from None
-        yield
-    finally:
-        os.close(held)
+        description = json.loads((out / "train.json").read_bytes())
+        return load_prepared(out) if description["source"] == source_fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _check_place(out: Path) -> None:
-    """Raises FileExistsError where a model's vocabulary, or another's ids, would be overwritten."""
+def _check_nothing_lost(out: Path) -> None:
+    """Raise FileExistsError where a model, its vocabulary or ids of another origin would be overwritten."""
     others = ["hparams.json"]
     if not (out / "train.json").exists():
         others += ["encoder.json", "vocab.bpe", "train.bin", "val.bin"]
     for name in others:
         if (out / name).exists():
-            raise FileExistsError(f"{out} has a {name} of something else; choose another folder")
+            raise FileExistsError(f"{out} holds a {name} that `prepare` has not written; choose another folder")
 
 
-# Ids out
-
-
-def _encoder(vocabulary: Encoder | int | str, sources: dict[str, list[Path]], read: Callable) -> Encoder:
+def _make_encoder(vocabulary: Encoder | int | str, sources: dict[str, list[Path]], read: Callable) -> Encoder:
+    """The encoder that was given, or one of the characters, or one learned from the training text."""
     if isinstance(vocabulary, Encoder):
         return vocabulary
     from encoder.train import characters, learn
 
     if vocabulary == "chars":
-        return characters(corpus.plain(read([*chain(*sources.values())], "finding characters")))
-    return learn(corpus.plain(read(sources["train"], "learning words")), vocabulary)
+        paths = [*chain(*sources.values())]
+        return characters(corpus.without_end_of_text(read(paths, "finding characters")))
+    return learn(corpus.without_end_of_text(read(sources["train"], "learning tokens")), vocabulary)
 
 
-@contextlib.contextmanager
-def _parts(out: Path) -> Iterator[dict[str, Path]]:
-    """Where the ids are written until all are there; nothing is left there after it, nor of a run that was killed."""
-    parts = {name: out / f"{name}.bin.part" for name in ("train", "val")}
-
-    def remove() -> None:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-
-    remove()
-    try:
-        yield parts
-    finally:
-        remove()
+def _write_ids(path: Path, encoder: Encoder, texts: Iterable[str], dtype: np.dtype, sources: Sequence[Path]) -> None:
+    with open(path, "wb") as file:
+        for ids in _encode_in_threads(encoder, texts):
+            file.write(ids.astype(dtype).tobytes())
+        if not file.tell():
+            raise ValueError(f"there is no text in {_list_names(sources)}; give files that hold text")
 
 
-def _encoded(encoder: Encoder, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """The ids of each text, in order; others are encoded meanwhile, in threads, as the encoder's work needs no GIL."""
+def _encode_in_threads(encoder: Encoder, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """The ids of each text, in order. The encoder releases the GIL, so threads encode the next texts meanwhile."""
     threads = os.cpu_count() or 1
-    waiting = deque()
+    futures = deque()
 
-    def ids(text: str) -> np.ndarray:
+    def encode(text: str) -> np.ndarray:
         return np.asarray(encoder.encode(text, (END_OF_TEXT,)), np.uint32)
 
     pool = ThreadPoolExecutor(threads)
     try:
         for text in texts:
-            waiting.append(pool.submit(ids, text))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            futures.append(pool.submit(encode, text))
+            if len(futures) > 2 * threads:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _cut(count: int, val_fraction: float) -> int:
-    """Where the ids to validate on begin; ValueError where either part has none."""
-    cut = count - round(count * val_fraction)
-    if not 0 < cut < count:
-        raise ValueError(f"a share of {val_fraction} of {count} tokens leaves a part without any; choose another share")
-    return cut
+def _split_end(train_path: Path, val_path: Path, val_fraction: float, dtype: np.dtype) -> None:
+    """Move the last ids of one file to another."""
+    offset = first_val_id(train_path.stat().st_size // dtype.itemsize, val_fraction) * dtype.itemsize
+    with open(train_path, "r+b") as train_file, open(val_path, "wb") as val_file:
+        train_file.seek(offset)
+        while content := train_file.read(2**24):
+            val_file.write(content)
+        train_file.truncate(offset)
 
 
-def _move_end(path: Path, other: Path, share: float, dtype: np.dtype) -> None:
-    cut = _cut(path.stat().st_size // dtype.itemsize, share) * dtype.itemsize
-    with open(path, "r+b") as file, open(other, "wb") as end:
-        file.seek(cut)
-        while content := file.read(2**24):
-            end.write(content)
-        file.truncate(cut)
+def _write_description(path: Path, encoder: Encoder, dtype: np.dtype, source_fingerprint: str) -> None:
+    """Write the JSON file that describes the ids of a `.bin`, beside it."""
+    description = {
+        "count": path.stat().st_size // dtype.itemsize,
+        "dtype": dtype.name,
+        "n_vocab": encoder.n_vocab,
+        "vocabulary": vocabulary_fingerprint(encoder),
+        "source": source_fingerprint,
+    }
+    path.with_suffix(".json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def _put(out: Path, parts: dict[str, Path], encoder: Encoder, dtype: np.dtype, source: str) -> None:
-    """Moves all to its place: `train.bin`, without which nothing is taken for prepared, goes first and comes last."""
+def _publish(staging: Path, out: Path) -> None:
+    """Move the finished files to their folder.
+
+    Without a `train.bin` the folder doesn't count as prepared. So the old one goes first and the new one comes last:
+    whenever the process is killed, old and new files can't be taken for one whole. `train.json` is the first to come,
+    because it tells the next `prepare` that the other files are its own.
+    """
     for name in ("train.bin", "val.bin", "val.json"):
         (out / name).unlink(missing_ok=True)
-    there = [name for name, part in parts.items() if part.exists()]
-    for name in there:
-        with open(parts[name], "rb+") as file:
-            os.fsync(file.fileno())
-        about = {
-            "count": parts[name].stat().st_size // dtype.itemsize,
-            "dtype": dtype.name,
-            "n_vocab": encoder.n_vocab,
-            "vocabulary": vocabulary_hash(encoder),
-            "source": source,
-        }
-        described = out / f"{name}.json.part"
-        described.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        os.replace(described, out / f"{name}.json")
-    encoder.save(out)
-    for name in reversed(there):
-        os.replace(parts[name], out / f"{name}.bin")
+    paths = sorted(staging.iterdir(), key=lambda path: (path.suffix == ".bin", path.name != "train.json"))
+    train = staging / "train.bin"
+    move_into_place([*(path for path in paths if path != train), train], out)
 
 
-# Ids in
-
-
-def _done(out: Path, source: str) -> Prepared | None:
-    """What was prepared of the same source, where all of it is there."""
-    try:
-        return load(out) if json.loads((out / "train.json").read_bytes())["source"] == source else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _ids(path: Path, encoder: Encoder) -> np.ndarray:
-    described = path.with_suffix(".json")
-    size = path.stat().st_size
-    if described.exists():
-        count, dtype = _about(described, encoder)
-    else:
-        count, dtype = size // 2, np.dtype(np.uint16)
-    if size != count * dtype.itemsize:
-        expected = f"{described.name} says {count} ids of {dtype}" if described.exists() else "each id has two"
-        raise ValueError(f"{path} has {size} bytes, but {expected}; prepare it again")
-    if not size:
-        raise ValueError(f"{path} is empty; prepare it from a text")
-    ids = np.memmap(path, dtype, mode="r")
-    if not described.exists():
-        for start in range(0, len(ids), LOOK):
-            highest = int(ids[start : start + LOOK].max())
-            if highest >= encoder.n_vocab:
-                raise ValueError(
-                    f"{path} has the id {highest} among those from {start}, but the vocabulary has {encoder.n_vocab} "
-                    "tokens; give the vocabulary that it was made with"
-                )
-    return ids
-
-
-def _about(described: Path, encoder: Encoder) -> tuple[int, np.dtype]:
-    """The count and kind of the ids. ValueError where the JSON is damaged, or of another vocabulary."""
-    try:
-        about = json.loads(described.read_bytes())
-        dtype = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}[about["dtype"]]
-        count, vocabulary = int(about["count"]), about["vocabulary"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{described} is damaged; prepare the text again") from None
-    if vocabulary != vocabulary_hash(encoder):
-        raise ValueError(
-            f"{described} is of another vocabulary, of {about.get('n_vocab')} tokens, than the model's of "
-            f"{encoder.n_vocab}; prepare the text again with the model's"
-        )
-    return count, dtype
+def _list_names(paths: Sequence[Path]) -> str:
+    """The first three names, and how many more there are."""
+    return ", ".join(map(str, paths[:3])) + f" and {len(paths) - 3} more" * (len(paths) > 3)

@@ -1,11 +1,12 @@
-"""What `fit` does beside training, as ordinary Keras callbacks; each counts the optimizer's steps."""
+"""Keras callbacks for training: they save, evaluate, log and show samples, and count the optimizer's steps."""
 
 import csv
+import importlib.util
 import io
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -13,51 +14,80 @@ import numpy as np
 import tensorflow as tf
 
 from encoder import Encoder
+from gpt2_tf.files.atomic import atomic_write
 from gpt2_tf.generation.generate import generate
 from gpt2_tf.hparams import HParams
-from gpt2_tf.weights import checkpoint
-
-ADAPTERS = "adapters"  # in a run's folder, and in its best/
-
-
-def step(model: keras.Model) -> int:
-    """The optimizer steps that the model has taken."""
-    return int(model.optimizer.iterations.numpy())
+from gpt2_tf.training.flops import flops_per_token, matmul_peak
+from gpt2_tf.training.loss_plot import draw_losses
+from gpt2_tf.training.run_folder import ADAPTERS_FOLDER, steps_taken
 
 
 class Every(keras.callbacks.Callback):
-    """Calls `act(step)` after every `steps` optimizer steps."""
+    """Call a function after every `steps` optimizer steps.
 
-    def __init__(self, steps: int, act: Callable[[int], None]):
+    Args:
+        steps: the interval, in optimizer steps; at least 1.
+        action: called with the number of the step.
+
+    Example:
+        >>> from gpt2_tf import GPT2
+        >>> from gpt2_tf.data.dataset import windows
+        >>> small = GPT2(HParams(n_vocab=9, n_ctx=8, n_embd=4, n_head=1, n_layer=1))
+        >>> small.compile("sgd")
+        >>> batches = windows(range(9), window=4, batch_size=1, seed=0)
+        >>> _ = small.fit(batches, steps_per_epoch=5, shuffle=False, callbacks=[Every(2, print)], verbose=0)
+        2
+        4
+    """
+
+    def __init__(self, steps: int, action: Callable[[int], None]):
         super().__init__()
-        self.steps, self.act = steps, act
+        self.steps, self.action = steps, action
 
     def on_train_begin(self, logs=None):
-        self.before = step(self.model)
+        self.previous_step = steps_taken(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        # A batch whose gradients overflow float16 is no step.
-        if (now := step(self.model)) != self.before and now % self.steps == 0:
-            self.act(now)
-        self.before = now
+        step = steps_taken(self.model)
+        # A batch whose float16 gradients overflow is skipped: the step stays the same and must not act twice.
+        if step != self.previous_step and step % self.steps == 0:
+            self.action(step)
+        self.previous_step = step
 
 
 class StopAtNaN(keras.callbacks.Callback):
-    """Raises ValueError, with the step, as soon as the loss is no number: before anything is saved of it."""
+    """Raise ValueError as soon as the loss of a batch is NaN or infinite, before a checkpoint of it is saved.
+
+    Example:
+        >>> StopAtNaN().on_train_batch_end(0, {"loss": 3.2})
+    """
 
     def on_train_batch_end(self, batch, logs=None):
         if not np.isfinite(logs["loss"]):
             raise ValueError(
-                f"the loss is {logs['loss']} at step {step(self.model)}; the last checkpoint is from before. Begin "
-                "another run, with a lower learning rate or a longer warm-up"
+                f"the loss is {logs['loss']} at step {steps_taken(self.model)}; the last checkpoint is of an earlier "
+                "step. Start another run with a lower learning rate or a longer warm-up"
             )
 
 
 class Best(keras.callbacks.Callback):
-    """Keeps the model of the least `val_loss` in `folder`, and stops after `patience` evaluations without a lower one.
+    """Keep the model of the lowest `val_loss`, and stop the training when `val_loss` no longer falls.
 
-    `state`, float64 [3], is what a run that goes on must know: the least, the evaluations since, and the step of the
-    last. It is one variable, so that a Ctrl-C finds all of it changed or none. A `folder` of None keeps no model.
+    Args:
+        folder: where the model is saved, as OpenAI's files; None saves no model.
+        patience: stop after this many evaluations without a lower `val_loss`; None never stops.
+
+    Attributes:
+        state: float64 [3]: the lowest val_loss, the evaluations since then, and the step of the last evaluation.
+            A run that resumes restores it. It is one variable, so that Ctrl-C can't leave it changed in part.
+
+    Raises:
+        ValueError: an epoch ends without a `val_loss`, because `fit` was given no validation data.
+
+    Example:
+        >>> best = Best("best", patience=2)
+        >>> best.stopped
+        False
     """
 
     def __init__(self, folder: str | os.PathLike | None, patience: int | None = None):
@@ -67,56 +97,87 @@ class Best(keras.callbacks.Callback):
 
     @property
     def step(self) -> int:
+        """The step of the last evaluation; 0 before the first."""
         return int(self.state[2])
 
     @property
     def stopped(self) -> bool:
+        """Whether `patience` evaluations have passed without a lower `val_loss`."""
         return self.patience is not None and int(self.state[1]) >= self.patience
 
     def on_epoch_end(self, epoch, logs=None):
         if "val_loss" not in logs:
-            raise ValueError("Best goes by val_loss, so `fit` needs validation_data")
-        least, waited, _ = self.state.numpy()
-        lower = logs["val_loss"] < least
-        if lower and self.folder is not None:
+            raise ValueError("Best compares val_loss, but there is none; give `fit` validation_data")
+        lowest, evaluations_since, _ = self.state.numpy()
+        is_lower = logs["val_loss"] < lowest
+        if is_lower and self.folder is not None:
             self.model.save_checkpoint(self.folder)
             if self.model.lora_rank:
-                self.model.save_adapters(Path(self.folder, ADAPTERS))
-        self.state.assign([logs["val_loss"] if lower else least, 0 if lower else waited + 1, step(self.model)])
+                self.model.save_adapters(Path(self.folder, ADAPTERS_FOLDER))
+        step = steps_taken(self.model)
+        self.state.assign([logs["val_loss"], 0, step] if is_lower else [lowest, evaluations_since + 1, step])
         if self.stopped:
             print(f"stopped: no lower val_loss in {self.patience} evaluations", file=sys.stderr)
             self.model.stop_training = True
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds to the epoch's logs `tokens_per_second`, and `of_peak`: of the FLOP/s of matrix products on its devices."""
+    """Add the training speed of an epoch to its logs.
+
+    `tokens_per_second` counts all replicas. `of_peak` is the model FLOPs utilization (MFU): the arithmetic done, as a
+    fraction of what the devices could do in large float32 matrix products. The first batch of a `fit` is left out,
+    because TensorFlow traces and compiles the step during it.
+
+    Source: "PaLM: Scaling Language Modeling with Pathways" (Chowdhery et al., 2022), appendix B.
+
+    Args:
+        hparams: the size of the model.
+        window: tokens per row.
+        batch_size: rows per step, over all replicas.
+        n_replicas: devices that train together.
+        frozen: whether adapters are trained beside frozen weights.
+
+    Example:
+        >>> throughput = Throughput(model.hparams, window=64, batch_size=2)
+        >>> throughput.tokens_per_batch
+        128
+    """
 
     def __init__(self, hparams: HParams, window: int, batch_size: int, n_replicas: int = 1, frozen: bool = False):
         super().__init__()
-        self.tokens = batch_size * window
-        self.flops = flops_per_token(hparams, window, frozen)
-        self.peak = n_replicas * matmul_peak()
+        self.tokens_per_batch = batch_size * window
+        self.flops_per_token = flops_per_token(hparams, window, frozen)
+        self.peak_flops = n_replicas * matmul_peak()
         self.seconds, self.batches = 0.0, 0
 
     def on_train_batch_begin(self, batch, logs=None):
-        self.began = time.perf_counter()
+        self.batch_started = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch:  # the first is compiled
-            self.seconds += time.perf_counter() - self.began
+        if batch > 0:
+            self.seconds += time.perf_counter() - self.batch_started
             self.batches += 1
 
     def on_epoch_end(self, epoch, logs=None):
         if self.batches:
-            logs["tokens_per_second"] = self.batches * self.tokens / self.seconds
-            logs["of_peak"] = logs["tokens_per_second"] * self.flops / self.peak
+            tokens_per_second = self.batches * self.tokens_per_batch / self.seconds
+            mfu = tokens_per_second * self.flops_per_token / self.peak_flops
+            logs |= {"tokens_per_second": tokens_per_second, "of_peak": mfu}
         self.seconds, self.batches = 0.0, 0
 
 
 class Log(keras.callbacks.Callback):
-    """Appends the epoch's logs and its last step to a CSV file, and draws the losses as `loss.png` beside it.
+    """Append the logs of each epoch to a CSV file, with its last step, and plot the losses as `loss.png` beside it.
 
-    Without matplotlib (the extra `plot`) it doesn't draw. Later rows, of a run that was resumed, are dropped.
+    A resumed run may repeat steps; then the rows of those steps are replaced. Without matplotlib, the extra `plot`,
+    there is no `loss.png`.
+
+    Args:
+        path: the CSV file; an existing file is continued.
+
+    Example:
+        >>> Log("log.csv").rows
+        []
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -128,103 +189,66 @@ class Log(keras.callbacks.Callback):
                 self.rows = list(csv.DictReader(file))
 
     def on_epoch_end(self, epoch, logs=None):
-        row = {"step": str(step(self.model)), **{name: f"{float(value):.6g}" for name, value in logs.items()}}
-        there = next((old for old in self.rows if old["step"] == row["step"]), {})
-        self.rows = [*(old for old in self.rows if int(old["step"]) < int(row["step"])), there | row]
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        step = str(steps_taken(self.model))
+        logged = {name: f"{float(value):.6g}" for name, value in logs.items()}
+        same_step = next((row for row in self.rows if row["step"] == step), {})
+        earlier = [row for row in self.rows if int(row["step"]) < int(step)]
+        self.rows = [*earlier, {**same_step, "step": step, **logged}]
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        put(self.path, text.getvalue().encode())
-        draw(self.rows, self.path.with_name("loss.png"))
+        atomic_write(self.path, text.getvalue().encode())
+        draw_losses(self.rows, self.path.with_name("loss.png"))
 
 
-def draw(rows: list[Mapping[str, str]], path: Path) -> None:
-    """The losses over the steps, as a PNG; nothing without matplotlib."""
+def show_sample(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed: int, step: int) -> None:
+    """Generate a text of at most 100 tokens, print it to stderr and append it to a file.
+
+    A resumed run may repeat steps; the samples of those steps are then in the file twice.
+
+    Args:
+        model: a GPT2.
+        enc: its vocabulary.
+        path: the file that the sample is appended to.
+        seed: of the sample; the same weights and seed give the same text.
+        step: the number printed above the sample.
+
+    Example:
+        >>> show_sample(model, enc, "samples.txt", seed=0, step=500)
+        >>> Path("samples.txt").read_text(encoding="utf-8").splitlines()[1]
+        '--- step 500'
+    """
+    length, top_k = min(100, model.hparams.n_ctx), min(40, model.hparams.n_vocab)
+    (sample,) = generate(model, enc, length=length, top_k=top_k, seed=seed)
+    text = f"\n--- step {step}\n{sample.text}\n"
+    print(text, file=sys.stderr)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def tensorboard(out: str | os.PathLike) -> keras.callbacks.Callback:
+    """Keras's callback for TensorBoard; `tensorboard --logdir OUT/tensorboard` shows its logs.
+
+    Raises:
+        ImportError: TensorBoard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError("logging to TensorBoard needs its library: pip install 'gpt2-tf[tensorboard]'")
+    return keras.callbacks.TensorBoard(Path(out, "tensorboard"), write_graph=False)
+
+
+def wandb(project: str) -> keras.callbacks.Callback:
+    """The callback of Weights & Biases, which logs to this project.
+
+    Raises:
+        ImportError: the library `wandb` is not installed.
+    """
     try:
-        from matplotlib.figure import Figure
+        import wandb
+        from wandb.integration.keras import WandbMetricsLogger
     except ImportError:
-        return
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot(xlabel="step", ylabel="nats a token")
-    for name in ("loss", "val_loss"):
-        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name, marker=".")
-    axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    put(path, image.getvalue())
-
-
-def put(path: Path, data: bytes) -> None:
-    """Writes a file, which appears whole."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)
-
-
-def saver(model: keras.Model, folder: str | os.PathLike, state: Mapping[str, tf.Variable]) -> Callable[[int], None]:
-    """Saves the model, and apart from it what a run that goes on must know: `state`, the optimizer's, the seeds'.
-
-    Raises ValueError, and saves nothing, where a weight is no number.
-    """
-
-    def save(now: int) -> None:
-        weights = model.merged_weights()
-        for name, weight in weights.items():
-            if not np.isfinite(weight).all():
-                raise ValueError(f"{name} holds what is no number after step {now}; the last checkpoint is from before")
-        if model.lora_rank:  # first, so that with the checkpoint all is there
-            model.save_adapters(Path(folder, ADAPTERS))
-        checkpoint.save(folder, weights, step=now, state=run_state(model, state))
-        checkpoint.remove_other_steps(folder, now)
-
-    return save
-
-
-def run_state(model: keras.Model, state: Mapping[str, tf.Variable]) -> dict[str, tf.Variable]:
-    """The variables of a run by name, but for the model's weights: of these, what is trained beside frozen ones."""
-    return {
-        **state,
-        **model.adapters(),
-        "seeds": model.seeds.state,
-        # The path would begin with the optimizer's name, which is another for each of a process.
-        **{f"optimizer/{i}/{variable.name}": variable for i, variable in enumerate(model.optimizer.variables)},
-    }
-
-
-def sampler(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed: int) -> Callable[[int], None]:
-    """Shows a sample on stderr, and appends it to a file; a run that goes on repeats those after its checkpoint."""
-
-    def show(now: int) -> None:
-        hparams = model.hparams
-        (sample,) = generate(model, enc, length=min(100, hparams.n_ctx), top_k=min(40, hparams.n_vocab), seed=seed)
-        text = f"\n--- step {now}\n{sample.text}\n"
-        print(text, file=sys.stderr)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
-
-    return show
-
-
-def flops_per_token(hparams: HParams, window: int, frozen: bool = False) -> int:
-    """Of training on windows: twice for each weight and score forward, twice that backward, of frozen weights as much.
-
-    Source: "PaLM" (Chowdhery et al., 2022), appendix B.
-    """
-    positions = hparams.n_ctx * hparams.n_embd
-    return (4 if frozen else 6) * (hparams.n_params - positions) + 12 * hparams.n_layer * hparams.n_embd * window
-
-
-def matmul_peak(size: int = 1536) -> float:
-    """FLOP a second of a large float32 matrix product on this machine, at its best of five."""
-    x = tf.random.normal([size, size])
-    product = tf.function(lambda: tf.reduce_sum(tf.matmul(x, x)))
-    times = []
-    for _ in range(6):
-        begin = time.perf_counter()
-        product().numpy()
-        times.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(times)
+        raise ImportError("logging to Weights & Biases needs its library: pip install 'gpt2-tf[wandb]'") from None
+    wandb.init(project=project)
+    return WandbMetricsLogger(log_freq=10)

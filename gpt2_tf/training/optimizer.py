@@ -1,4 +1,4 @@
-"""GPT's optimizer: AdamW on a warm-up and a cosine, in Keras's pieces, its update in one pass over the weights."""
+"""GPT's optimizer: AdamW with a warm-up and a cosine schedule."""
 
 import keras
 import tensorflow as tf
@@ -6,9 +6,18 @@ import tensorflow as tf
 
 @keras.saving.register_keras_serializable(package="gpt2_tf")
 class AdamW(keras.optimizers.AdamW):
-    """Keras's AdamW with its arithmetic, by TensorFlow's own kernel for Adam: half the time, and a third of the graph.
+    """Keras's AdamW, with the update of each weight done by one TensorFlow kernel.
 
-    Without `amsgrad`.
+    The formula is Keras's. `tf.raw_ops.ResourceApplyAdam` computes it in one pass over the memory, so an update takes
+    half the time of Keras's own ops, and its graph a third of the nodes. `amsgrad` is not supported.
+
+    Args are those of `keras.optimizers.AdamW`.
+
+    Example:
+        >>> weight = keras.Variable([1.0, 1.0])
+        >>> AdamW(learning_rate=0.1, weight_decay=0.0).apply([tf.constant([1.0, -1.0])], [weight])
+        >>> weight.numpy().round(4)
+        array([0.9, 1.1], dtype=float32)
     """
 
     def update_step(self, gradient, variable, learning_rate):
@@ -33,10 +42,10 @@ class AdamW(keras.optimizers.AdamW):
     def _apply_weight_decay(self, variables):
         if not self.weight_decay:
             return
-        kept = 1 - self.weight_decay * self.learning_rate
+        factor = 1 - self.weight_decay * self.learning_rate
         for variable in variables:
             if self._use_weight_decay(variable):
-                variable.assign(variable * tf.cast(kept, variable.dtype))
+                variable.assign(variable * tf.cast(factor, variable.dtype))
 
 
 def adamw(
@@ -48,10 +57,25 @@ def adamw(
     clip_norm: float | None = 1.0,
     floor: float = 0.1,
 ) -> AdamW:
-    """AdamW on a linear warm-up and then half a cosine down to `floor` of the rate.
+    """AdamW with GPT-3's settings: betas 0.9 and 0.95, a linear warm-up, then half a cosine.
 
-    The decay is of matrices alone, not of biases and of the norms' gains. Source: "Language Models are Few-Shot
-    Learners" (Brown et al., 2020), appendix B.
+    Source: "Language Models are Few-Shot Learners" (Brown et al., 2020), appendix B.
+
+    Args:
+        learning_rate: the highest learning rate, reached at the end of the warm-up.
+        steps: the step at which the cosine ends, warm-up included; from there on the rate is constant.
+        warmup_steps: steps in which the rate rises from 0; 0 starts at the highest rate.
+        weight_decay: the decay of matrices; biases and the gains of the norms do not decay.
+        clip_norm: the largest allowed norm of all gradients together; None or 0 turns clipping off.
+        floor: the last rate, as a fraction of `learning_rate`; 0 to 1.
+
+    Example:
+        >>> optimizer = adamw(1e-3, steps=100, warmup_steps=10)
+        >>> float(optimizer.learning_rate)  # at step 0
+        0.0
+        >>> _ = optimizer.iterations.assign(10)
+        >>> round(float(optimizer.learning_rate), 6)
+        0.001
     """
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup_steps else learning_rate,
@@ -63,5 +87,6 @@ def adamw(
     optimizer = AdamW(
         schedule, weight_decay=weight_decay, beta_1=0.9, beta_2=0.95, epsilon=1e-8, global_clipnorm=clip_norm or None
     )
-    optimizer.exclude_from_weight_decay(var_names=["(^|/)[bg](:0)?$"])  # Keras's names, or TensorFlow's
+    # Biases are named b and gains g: "b" to Keras, ".../b:0" to TensorFlow.
+    optimizer.exclude_from_weight_decay(var_names=["(^|/)[bg](:0)?$"])
     return optimizer

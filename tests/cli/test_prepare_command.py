@@ -10,7 +10,7 @@ from oracles.command_line import assert_error, text_of
 
 def test_prepare_in_a_models_ids(cli, tiny_folder, tmp_path):
     from encoder import Encoder
-    from gpt2_tf.data import prepare
+    from gpt2_tf.data.prepared import load_prepared
 
     enc = Encoder.from_folder(tiny_folder)
     (tmp_path / "a.csv").write_text("who,said\nI,the fox\n")
@@ -23,18 +23,18 @@ def test_prepare_in_a_models_ids(cli, tiny_folder, tmp_path):
     val = [*enc.encode("the"), enc.end_of_text]
     summary = f"{out}: {len(train)} tokens to train and {len(val)} to validate, of a vocabulary of 300"
     assert text_of(cli("prepare", *files, *flags)) == summary
-    prepared = prepare.load(out)
+    prepared = load_prepared(out)
     assert (prepared.train.tolist(), prepared.val.tolist()) == (train, val)
 
 
 @pytest.mark.parametrize("size, n_vocab", [("chars", 7), ("260", 260)])
 def test_prepare_a_new_vocabulary(cli, tmp_path, size, n_vocab):
-    from gpt2_tf.data import prepare
+    from gpt2_tf.data.prepared import load_prepared
 
     (tmp_path / "a.txt").write_text("the then them " * 9)
     out = tmp_path / "out"
     ran = cli("prepare", tmp_path / "a.txt", "--out", out, "--vocab-size", size, "--val-fraction", "0.1")
-    train, val, enc = prepare.load(out)
+    train, val, enc = load_prepared(out)
     summary = f"{len(train)} tokens to train and {len(val)} to validate, of a vocabulary of {n_vocab}"
     assert text_of(ran) == f"{out}: {summary}"
     assert enc.n_vocab == n_vocab

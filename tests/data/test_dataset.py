@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gpt2_tf.data.dataset import IGNORED, Share, documents, windows
+from gpt2_tf.data.dataset import IGNORED, ReplicaSlice, documents, windows
 
 END = 9
 
@@ -94,7 +94,9 @@ def test_parts_of_a_batch_are_the_batch(seed, start):
     ids = [1, 2, END, 3, 4, 5, 6, END, 7, END] * 5
     for make in (windows, lambda *args, **kw: documents(*args, end_of_text=END, **kw)):
         whole = take(make(ids, 3, 6, seed=seed, start=start), 8)
-        shares = [make(ids, 3, 6, seed=seed, start=start, share=Share(*share)) for share in ((0, 2, 3), (2, 1, 3))]
+        shares = [
+            make(ids, 3, 6, seed=seed, start=start, replicas=ReplicaSlice(*share)) for share in ((0, 2, 3), (2, 1, 3))
+        ]
         first, second = take(shares[0], 2 * len(whole)), take(shares[1], len(whole))
         if seed is None:
             assert [int(share.cardinality()) for share in shares] == [2 * len(whole), len(whole)]
@@ -105,7 +107,7 @@ def test_parts_of_a_batch_are_the_batch(seed, start):
 
 def test_a_batch_must_have_equal_parts():
     with pytest.raises(ValueError, match="batch_size 4 can't be divided among 3 replicas"):
-        windows(range(99), 8, 4, share=Share(0, 1, 3))
+        windows(range(99), 8, 4, replicas=ReplicaSlice(0, 1, 3))
 
 
 def test_a_file_larger_than_memory_is_read_only_where_a_row_is(tmp_path):
@@ -233,7 +235,7 @@ def test_fit_takes_them_with_shapes_known():
 @pytest.mark.parametrize(
     "ids, window, batch_size, start, message",
     [
-        ([5], 2, 1, 0, r"ids are int64 \[1\]; expected a row of at least 2 whole numbers"),
+        ([5], 2, 1, 0, r"ids are int64 \[1\], but must be at least 2 integers in one dimension"),
         ([[5, 6]], 2, 1, 0, r"ids are int64 \[1, 2\]"),
         ([0.5, 1.5], 2, 1, 0, r"ids are float64 \[2\]"),
         ([5, 6], 0, 1, 0, "window is 0, but must be at least 1"),

@@ -19,7 +19,10 @@ from hypothesis import strategies as st
 
 from encoder import Encoder
 from encoder.train import train
-from gpt2_tf.data import corpus, prepare
+from gpt2_tf.data import corpus, prepared
+from gpt2_tf.data.prepare import prepare
+from gpt2_tf.data.prepared import is_prepared, load_prepared
+from gpt2_tf.files.lock import folder_lock
 
 EOT = "<|endoftext|>"
 TEXTS = ["The quick brown fox\n\n  didn't jump.\n", "色は匂へど 散りぬるを 👍\r\n", "then them the", "naïve\ttext "]
@@ -66,7 +69,7 @@ def test_each_kind_of_file_gives_its_documents(folder, enc, gz):
     write(f"a.txt{gz}", TEXTS[0])
     write(f"b.csv{gz}", as_csv(TEXTS[1:3]))
     write(f"c.jsonl{gz}", as_jsonl(TEXTS[3:]))
-    prepared = prepare.prepare([f"a.txt{gz}", f"b.csv{gz}", f"c.jsonl{gz}"], "out", enc)
+    prepared = prepare([f"a.txt{gz}", f"b.csv{gz}", f"c.jsonl{gz}"], "out", enc)
     assert prepared.train.tolist() == closed(enc, *TEXTS)
     assert (prepared.train.dtype, prepared.val, prepared.encoder) == (np.uint16, None, enc)
     assert isinstance(prepared.train, np.memmap)
@@ -75,14 +78,14 @@ def test_each_kind_of_file_gives_its_documents(folder, enc, gz):
 def test_a_column_and_a_field_by_their_names(folder, enc):
     write("a.csv", "\ufeff" + as_csv([*TEXTS, ""], "said", who="x", when=3))
     write("b.jsonl", as_jsonl(TEXTS, "body") + "\n \n" + as_jsonl([""], "body"))
-    prepared = prepare.prepare(["a.csv", "b.jsonl"], "out", enc, column="said", field="body")
+    prepared = prepare(["a.csv", "b.jsonl"], "out", enc, column="said", field="body")
     assert prepared.train.tolist() == closed(enc, *TEXTS, *TEXTS)
 
 
 def test_files_by_name_glob_and_folder_each_once(folder, enc):
     for number, name in enumerate(["b.txt", "a.txt", "in/2.txt.gz", "in/sub/1.TXT", "in/skipped.md", "odd[1].txt"]):
         write(name, f"text {number}")
-    prepared = prepare.prepare(["b.txt", "?.txt", "in", "in/**/*.TXT", "odd[1].txt"], "out", enc)
+    prepared = prepare(["b.txt", "?.txt", "in", "in/**/*.TXT", "odd[1].txt"], "out", enc)
     assert prepared.train.tolist() == closed(enc, *(f"text {number}" for number in (0, 1, 2, 3, 5)))
 
 
@@ -90,13 +93,13 @@ def test_letters_of_end_of_text_are_its_id(folder, enc):
     write("a.txt", f"one{EOT}two\n{EOT}\n")
     write("b.jsonl", as_jsonl([f"three{EOT}", f"four{EOT}five"]))
     write("c.txt", f"six\n{EOT} \n\n")
-    prepared = prepare.prepare(["a.txt", "b.jsonl", "c.txt"], "out", enc)
+    prepared = prepare(["a.txt", "b.jsonl", "c.txt"], "out", enc)
     assert prepared.train.tolist() == closed(enc, "one", "two\n", "three", "four", "five", "six\n")
 
 
 def test_surrogates_of_json_are_read_as_the_encoder_reads_them(folder, enc):
     write("a.jsonl", r'{"text": "\ud83d\udc4d \ud83d."}')
-    assert prepare.prepare(["a.jsonl"], "out", enc).train.tolist() == closed(enc, "👍 \ufffd.")
+    assert prepare(["a.jsonl"], "out", enc).train.tolist() == closed(enc, "👍 \ufffd.")
 
 
 words = st.sampled_from(["'s", "'LL", "the", "don't", "1", "12,5", "é", "色", "👍🏽", "<|", "|>", EOT, ">", "\x1c"])
@@ -111,8 +114,8 @@ def test_pieces_have_the_ids_of_the_whole(tmp_path_factory, enc, text, size, kin
     content = {"a.txt": text, "a.csv": as_csv([text] * 2), "a.jsonl": as_jsonl([text])}[kind]
     path.write_bytes(content.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "PIECE", size)
-        pieces = list(corpus.read([path], "", column=None, field="text"))
+        patch.setattr(corpus, "PIECE_SIZE", size)
+        pieces = list(corpus.read_documents([path], "", column=None, field="text"))
     whole = text if text.rstrip().endswith(EOT) else text + EOT
     whole = (whole.rstrip() if whole.rstrip().endswith(EOT) else whole) * (2 if kind == "a.csv" else 1)
     assert "".join(pieces) == whole
@@ -124,15 +127,15 @@ def test_a_long_text_is_read_in_pieces(folder, enc):
     ends = [" ", "  ", "\n", "\n\n", ", "]
     text = "".join(rng.choice(["the", "them", "then"]) + rng.choice(ends) for _ in range(500_000))
     path = write("a.txt", text)
-    pieces = list(corpus.read([path], "", column=None, field="text"))
-    assert len(pieces) > 8 and max(map(len, pieces)) < 2 * corpus.PIECE
-    assert prepare.prepare(["a.txt"], "out", enc).train.tolist() == closed(enc, text)
+    pieces = list(corpus.read_documents([path], "", column=None, field="text"))
+    assert len(pieces) > 8 and max(map(len, pieces)) < 2 * corpus.PIECE_SIZE
+    assert prepare(["a.txt"], "out", enc).train.tolist() == closed(enc, text)
 
 
 def test_openais_vocabulary_on_shakespeare(folder, shared):
     official = Encoder.from_folder(shared / "data/official-117M")
     path = shared / "data/text/tinyshakespeare.txt"
-    prepared = prepare.prepare([path], "out", official, val_fraction=0.1)
+    prepared = prepare([path], "out", official, val_fraction=0.1)
     whole = closed(official, path.read_text("utf-8"))
     assert (len(prepared.train), len(prepared.val)) == (304_223, 33_803)  # nanoGPT's 301,966 and 36,059 cut the letters
     assert [*prepared.train.tolist(), *prepared.val.tolist()] == whole
@@ -145,16 +148,16 @@ def test_the_end_is_for_validation(folder, enc):
     write("a.txt", "the " * 100)
     whole = closed(enc, "the " * 100)
     for share in (0.1, 0.5, 0.9):
-        train, val, _ = prepare.prepare(["a.txt"], "out", enc, val_fraction=share)
+        train, val, _ = prepare(["a.txt"], "out", enc, val_fraction=share)
         assert [*train, *val] == whole and len(val) == round(len(whole) * share)
-    assert prepare.prepare(["a.txt"], "out", enc).val is None
+    assert prepare(["a.txt"], "out", enc).val is None
     assert sorted(os.listdir("out")) == ["encoder.json", "train.bin", "train.json", "vocab.bpe"]
 
 
 def test_files_for_validation_are_not_trained_on(folder, enc):
     for name in "abc":
         write(f"in/{name}.txt", f"the {name}")
-    train, val, _ = prepare.prepare(["in"], "out", enc, val_files=["in/b.txt"])
+    train, val, _ = prepare(["in"], "out", enc, val_files=["in/b.txt"])
     assert (train.tolist(), val.tolist()) == (closed(enc, "the a", "the c"), closed(enc, "the b"))
 
 
@@ -165,30 +168,30 @@ def test_a_vocabulary_is_learned_from_what_is_trained_on(folder, tmp_path):
     write("a.jsonl", as_jsonl([text * 5 for text in TEXTS]))
     write("plain.txt", "\n".join(text * 5 for text in TEXTS))
     write("val.txt", "zzzz " * 99)
-    prepared = prepare.prepare(["a.jsonl"], "out", 290, val_files=["val.txt"])
+    prepared = prepare(["a.jsonl"], "out", 290, val_files=["val.txt"])
     enc = prepared.encoder
     assert enc.n_vocab == 290 and not any(b"zz" in token for token in enc.tokens)
     assert prepared.train.tolist() == closed(enc, *(text * 5 for text in TEXTS))
-    assert prepare.load("out").encoder.tokens == enc.tokens
+    assert load_prepared("out").encoder.tokens == enc.tokens
     # The same as of a file; the letters of <|endoftext|> are no text to learn from.
-    assert prepare.prepare(["plain.txt"], "out2", 290).encoder.tokens == train(["plain.txt"], 290, "new").tokens
+    assert prepare(["plain.txt"], "out2", 290).encoder.tokens == train(["plain.txt"], 290, "new").tokens
 
 
 def test_a_vocabulary_of_characters(folder):
     write("a.txt", TEXTS[0] + TEXTS[3])
     write("val.txt", "色")
-    prepared = prepare.prepare(["a.txt"], "out", "chars", val_files=["val.txt"])
+    prepared = prepare(["a.txt"], "out", "chars", val_files=["val.txt"])
     text = TEXTS[0] + TEXTS[3]
     tokens = [prepared.encoder.tokens[id].decode() for id in prepared.train]
     assert tokens == [*text, EOT] and len(prepared.val) == 2
-    assert prepare.load("out").encoder.tokens == prepared.encoder.tokens
+    assert load_prepared("out").encoder.tokens == prepared.encoder.tokens
 
 
 def test_ids_above_uint16_are_uint32(folder):
     rng = random.Random(1)
     enc = Encoder.from_folder(_large(folder, rng))
     write("a.txt", "the text")
-    prepared = prepare.prepare(["a.txt"], "out", enc)
+    prepared = prepare(["a.txt"], "out", enc)
     assert prepared.train.dtype == np.uint32 and prepared.train.max() == enc.end_of_text == 65536
     assert prepared.train.tolist() == closed(enc, "the text")
     assert json.loads(Path("out/train.json").read_bytes())["dtype"] == "uint32"
@@ -223,29 +226,29 @@ def test_what_is_prepared_is_kept_until_something_changes(folder, enc, monkeypat
         {"val_files": ["a.txt"], "files": ["b.csv"]},
     ]
     encoded = []
-    real = prepare._encoded
-    monkeypatch.setattr(prepare, "_encoded", lambda *args: encoded.append(1) or real(*args))
+    encode = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda *args: encoded.append(1) or encode(*args))
     for changed in asked:
         arguments = {"files": ["a.txt", "b.csv"], "out": "out", "vocabulary": enc, "column": "said", **changed}
-        first, n = prepare.prepare(**arguments), len(encoded)
-        again = prepare.prepare(**arguments)
+        first, n = prepare(**arguments), len(encoded)
+        again = prepare(**arguments)
         assert len(encoded) == n > 0
         assert again.train.tolist() == first.train.tolist() and again.encoder.tokens == first.encoder.tokens
         encoded.clear()
     write("b.csv", as_csv(["foe"], "said", who="them"))  # of the same size
-    assert prepare.prepare(**arguments).train.tolist() == closed(enc, "foe") and encoded
+    assert prepare(**arguments).train.tolist() == closed(enc, "foe") and encoded
     Path("out/train.bin").write_bytes(Path("out/train.bin").read_bytes()[:-2])
     encoded.clear()
-    assert prepare.prepare(**arguments).train.tolist() == closed(enc, "foe") and encoded
+    assert prepare(**arguments).train.tolist() == closed(enc, "foe") and encoded
 
 
 SCRIPT = """
 import sys
 from encoder import Encoder
-from gpt2_tf import prepare
+from gpt2_tf.data.prepare import prepare
 enc = Encoder.from_folder(sys.argv[1])
 print("begins", flush=True)
-prepare.prepare(["a.txt"], "out", enc, val_fraction=float(sys.argv[2]))
+prepare(["a.txt"], "out", enc, val_fraction=float(sys.argv[2]))
 """
 
 
@@ -269,7 +272,7 @@ def test_a_kill_at_any_moment_leaves_nothing_half_that_counts(folder, enc):
             time.sleep(rng.uniform(0, seconds))
             process.kill()
         try:
-            train, val, _ = prepare.load("out")
+            train, val, _ = load_prepared("out")
         except FileNotFoundError:
             outcomes.add("none")
             continue
@@ -278,87 +281,75 @@ def test_a_kill_at_any_moment_leaves_nothing_half_that_counts(folder, enc):
         assert [*train.tolist(), *val.tolist()] == whole
         share = round(share, 2)
     assert outcomes >= {0.25, 0.5}
-    train, val, _ = prepare.prepare(["a.txt"], "out", enc, val_fraction=0.1)
+    train, val, _ = prepare(["a.txt"], "out", enc, val_fraction=0.1)
     assert [*train.tolist(), *val.tolist()] == whole
     assert not [name for name in os.listdir("out") if name.endswith(".part")]
 
 
-@pytest.mark.parametrize("at", range(9))
-def test_an_end_between_any_two_moves_leaves_nothing_half_that_counts(folder, enc, monkeypatch, at):
-    """Every rename and removal of the last step in turn is where the process ends."""
+@pytest.mark.parametrize("moves", range(8))
+def test_an_end_between_any_two_moves_leaves_no_mixture(folder, enc, monkeypatch, moves):
+    """The process ends after some of the steps that replace the old files: three removals, then six renames."""
     write("a.txt", "the then them")
-    before = prepare.prepare(["a.txt"], "out", enc, val_fraction=0.5)
+    before = prepare(["a.txt"], "out", enc, val_fraction=0.5)
     old = (before.train.tolist(), before.val.tolist())
     write("a.txt", "them then the!")
-    calls = []
+    made = []
 
     def ends(real):
-        def call(*args, **kwargs):
-            if len(calls) == at:
-                raise SystemExit
-            calls.append(real(*args, **kwargs))
+        def call(path, *args, **kwargs):
+            if Path(path).parent.name == "out" or Path(args[0] if args else "").parent.name == "out":
+                if len(made) == moves:
+                    raise SystemExit
+                made.append(path)
+            return real(path, *args, **kwargs)
 
         return call
 
-    real_put = prepare._put
-
-    def put(*args):
-        monkeypatch.setattr(os, "replace", ends(os.replace))
-        monkeypatch.setattr(Path, "unlink", ends(Path.unlink))
-        try:
-            real_put(*args)
-        finally:
-            monkeypatch.undo()
-            monkeypatch.chdir(folder)
-
-    monkeypatch.setattr(prepare, "_put", put)
-    with pytest.raises(SystemExit):
-        prepare.prepare(["a.txt"], "out", enc, val_fraction=0.5)
-    if at == 0:
-        kept = prepare.load("out")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", ends(os.replace))
+        patch.setattr(Path, "unlink", ends(Path.unlink))
+        with pytest.raises(SystemExit):
+            prepare(["a.txt"], "out", enc, val_fraction=0.5)
+    if moves == 0:
+        kept = load_prepared("out")
         assert (kept.train.tolist(), kept.val.tolist()) == old
     else:
         with pytest.raises(FileNotFoundError, match=r"out/train\.bin is missing"):
-            prepare.load("out")
-    train, val, _ = prepare.prepare(["a.txt"], "out", enc, val_fraction=0.5)
+            load_prepared("out")
+    train, val, _ = prepare(["a.txt"], "out", enc, val_fraction=0.5)
     assert [*train, *val] == closed(enc, "them then the!")
 
 
-def test_what_a_killed_run_left_is_not_taken(folder, enc):
+def test_files_of_a_killed_process_are_removed(folder, enc):
     write("a.txt", "the")
-    write("out/train.bin.part", "train" * 9)
-    write("out/val.bin.part", "val" * 9)
-    train, val, _ = prepare.prepare(["a.txt"], "out", enc)
+    write("out/.part-killed/lock", "")
+    write("out/.part-killed/files/train.bin", "train" * 9)
+    train, val, _ = prepare(["a.txt"], "out", enc)
     assert (train.tolist(), val) == (closed(enc, "the"), None)
     assert sorted(os.listdir("out")) == ["encoder.json", "train.bin", "train.json", "vocab.bpe"]
 
 
-def test_another_process_waits(folder, enc):
-    fcntl = pytest.importorskip("fcntl")
+def test_a_second_process_is_refused(folder, enc):
     write("a.txt", "the")
     os.mkdir("out")
-    held = os.open("out", os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
-    with pytest.raises(BlockingIOError, match="out is being written by another process; wait for it, or choose"):
-        prepare.prepare(["a.txt"], "out", enc)
-    os.close(held)
-    prepare.prepare(["a.txt"], "out", enc)
+    with folder_lock("out"), pytest.raises(BlockingIOError, match=r"^out is being written by another process; wait"):
+        prepare(["a.txt"], "out", enc)
+    prepare(["a.txt"], "out", enc)
 
 
-def test_a_full_disk_leaves_what_was_there(folder, enc, monkeypatch):
+def test_a_full_disk_leaves_the_old_ids(folder, enc, monkeypatch):
     write("a.txt", "the")
-    prepare.prepare(["a.txt"], "out", enc)
+    prepare(["a.txt"], "out", enc)
     write("a.txt", "them")
 
     def full(*_):
-        yield np.zeros(4, np.uint32)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare, "_encoded", full)
-    with pytest.raises(OSError, match="No space"):
-        prepare.prepare(["a.txt"], "out", enc)
-    assert prepare.load("out").train.tolist() == closed(enc, "the")
-    assert not [name for name in os.listdir("out") if name.endswith(".part")]
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(Encoder, "encode", full)
+        prepare(["a.txt"], "out", enc)
+    assert load_prepared("out").train.tolist() == closed(enc, "the")
+    assert sorted(os.listdir("out")) == ["encoder.json", "train.bin", "train.json", "vocab.bpe"]
 
 
 # Others' files
@@ -371,76 +362,76 @@ def test_nanogpts_files_are_read(folder, enc):
     for name, text in (("train", "the them"), ("val", "then")):
         np.array(enc.encode(text), dtype=np.uint16).tofile(f"nano/{name}.bin")
     for place in ("nano", "nano/train.bin"):
-        assert prepare.is_prepared([place])
-        train, val, encoder = prepare.load(place, enc)
+        assert is_prepared([place])
+        train, val, encoder = load_prepared(place, enc)
         assert (train.tolist(), val.tolist(), encoder) == (enc.encode("the them"), enc.encode("then"), enc)
-    assert prepare.load("nano/val.bin", enc).val is None
+    assert load_prepared("nano/val.bin", enc).val is None
     enc.save("nano")
-    assert prepare.load("nano").encoder.tokens == enc.tokens
-    assert not prepare.is_prepared(["nano", "nano"]) and not prepare.is_prepared(["vocabulary"])
+    assert load_prepared("nano").encoder.tokens == enc.tokens
+    assert not is_prepared(["nano", "nano"]) and not is_prepared(["vocabulary"])
 
 
 def test_a_share_of_anothers_file_is_for_validation(folder, enc):
     np.arange(250, dtype=np.uint16).tofile("ids.bin")
-    train, val, _ = prepare.load("ids.bin", enc, val_fraction=0.2)
+    train, val, _ = load_prepared("ids.bin", enc, val_fraction=0.2)
     assert [*train, *val] == list(range(250)) and len(val) == 50
-    with pytest.raises(ValueError, match=r"a share of 0\.001 of 250 tokens leaves a part without any"):
-        prepare.load("ids.bin", enc, val_fraction=0.001)
+    with pytest.raises(ValueError, match=r"val_fraction 0\.001 of 250 tokens leaves none to train on or"):
+        load_prepared("ids.bin", enc, val_fraction=0.001)
 
 
 def test_ids_that_the_vocabulary_lacks_are_refused(folder, enc, monkeypatch):
-    monkeypatch.setattr(prepare, "LOOK", 16)
+    monkeypatch.setattr(prepared, "IDS_PER_READ", 16)
     ids = np.zeros(100, np.uint16)
     ids[[40, 77]] = 259, 260
     ids.tofile("ids.bin")
-    message = r"ids\.bin has the id 260 among those from 64, but the vocabulary has 260 tokens; give the vocabulary"
+    message = r"ids\.bin has the id 260 at or after position 64, but the vocabulary has 260 tokens; give the vocabulary"
     with pytest.raises(ValueError, match=message):
-        prepare.load("ids.bin", enc)
+        load_prepared("ids.bin", enc)
     ids[:78].tofile("ids.bin")
     with pytest.raises(ValueError, match="has the id 260"):
-        prepare.load("ids.bin", enc)
+        load_prepared("ids.bin", enc)
     ids[:77].tofile("ids.bin")
-    assert prepare.load("ids.bin", enc).train.tolist() == ids[:77].tolist()
+    assert load_prepared("ids.bin", enc).train.tolist() == ids[:77].tolist()
 
 
 def test_damaged_and_foreign_folders_are_errors(folder, enc):
     write("a.txt", "the text")
-    prepare.prepare(["a.txt"], "out", enc)
+    prepare(["a.txt"], "out", enc)
     whole, about = Path("out/train.bin").read_bytes(), Path("out/train.json").read_bytes()
     for content in (whole[:-1], whole[:-2], whole + b"\0\0", b""):
         Path("out/train.bin").write_bytes(content)
         message = rf"train\.bin has {len(content)} bytes, but train\.json says 7 ids of uint16; prepare it again"
         with pytest.raises(ValueError, match=message):
-            prepare.load("out")
+            load_prepared("out")
     Path("out/train.bin").write_bytes(whole)
     for content in (b"", b"{}", b"[]", about.replace(b"uint16", b"int8"), about.replace(b"7", b'"x"', 1)):
         Path("out/train.json").write_bytes(content)
         with pytest.raises(ValueError, match=r"train\.json is damaged; prepare the text again"):
-            prepare.load("out")
+            load_prepared("out")
     Path("out/train.json").write_bytes(about)
     other = train(["a.txt"], 257, "other")
-    with pytest.raises(ValueError, match="is of another vocabulary, of 260 tokens, than the model's of 257; prepare"):
-        prepare.load("out", other)
+    with pytest.raises(ValueError, match="vocabulary of 260 tokens, which differs from the model's of 257; prepare"):
+        load_prepared("out", other)
     for name, content in (("odd", b"abc"), ("empty", b"")):
         Path(f"{name}.bin").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}\.bin (has 3 bytes, but each id has two|is empty)"):
-            prepare.load(f"{name}.bin", enc)
+        with pytest.raises(ValueError, match=rf"{name}\.bin (has 3 bytes, but each id has 2 bytes|is empty)"):
+            load_prepared(f"{name}.bin", enc)
     with pytest.raises(FileNotFoundError, match=r"nowhere is missing; `gpt2-tf prepare`"):
-        prepare.load("nowhere", enc)
+        load_prepared("nowhere", enc)
     with pytest.raises(FileNotFoundError, match=r"no encoder\.json in"):
         Path("out/encoder.json").unlink()
-        prepare.load("out")
+        load_prepared("out")
 
 
 def test_a_models_folder_is_not_overwritten(folder, enc):
     write("a.txt", "the")
     enc.save("model")
-    with pytest.raises(FileExistsError, match=r"model has a encoder\.json of something else; choose another folder"):
-        prepare.prepare(["a.txt"], "model", "chars")
+    with pytest.raises(FileExistsError, match=r"model holds a encoder\.json that `prepare` has not written; choose"):
+        prepare(["a.txt"], "model", "chars")
     Path("nano").mkdir()
     np.arange(9, dtype=np.uint16).tofile("nano/train.bin")
-    with pytest.raises(FileExistsError, match=r"nano has a train\.bin of something else"):
-        prepare.prepare(["a.txt"], "nano", enc)
+    with pytest.raises(FileExistsError, match=r"nano holds a train\.bin that `prepare` has not written"):
+        prepare(["a.txt"], "nano", enc)
 
 
 # Mistakes
@@ -449,51 +440,66 @@ def test_a_models_folder_is_not_overwritten(folder, enc):
 @pytest.mark.parametrize(
     "name, content, arguments, message",
     [
-        ("a.txt", "é".encode() + b"ab\xe9 c", {}, r"a\.txt is not UTF-8: byte 0xe9 at offset 4; convert it first"),
+        (
+            "a.txt",
+            "é".encode() + b"ab\xe9 c",
+            {},
+            r"a\.txt is not UTF-8: byte 0xe9 at offset 4; convert it to UTF-8",
+        ),
         ("a.txt", b"abc\xe2\x82", {}, r"a\.txt is not UTF-8: byte 0xe2 at offset 3; convert"),
         ("a.txt.gz", b"x" * 10 + b"\xff", {}, r"a\.txt\.gz is not UTF-8: byte 0xff at offset 10"),
         ("a.csv", b"text\nab\xff", {}, r"a\.csv is not UTF-8: byte 0xff at offset 7"),
         ("a.jsonl", b'{"text": "\xff"}', {}, r"a\.jsonl is not UTF-8: byte 0xff at offset 10"),
-        ("a.txt", b"", {}, r"there is no text to tokenise in a\.txt; give files that hold some"),
+        ("a.txt", b"", {}, r"there is no text in a\.txt; give files that hold text"),
         ("a.txt", b"\xef\xbb\xbf", {"vocabulary": "chars"}, "there is no text to take the characters of"),
-        ("a.csv", b"", {}, r"there is no text to tokenise in a\.csv"),
-        ("a.csv", b"a,b\n1,2\n", {}, r"a\.csv has the columns a, b; say which by `column`"),
+        ("a.csv", b"", {}, r"there is no text in a\.csv"),
+        ("a.csv", b"a,b\n1,2\n", {}, r"a\.csv has the columns a, b; choose one with --column"),
         ("a.csv", b"a,b\n1,2\n", {"column": "c"}, r"a\.csv has no column 'c'; its first row has a, b"),
         (
             "a.csv",
             b"a,b\n1,2\n3\n",
             {"column": "a"},
-            r"a\.csv: line 3 ends a row of 1 values, but the first row names 2 columns; mend it",
+            r"a\.csv: the row that ends in line 3 has 1 values, but the first row names 2 columns; correct the file",
         ),
-        ("a.csv", b'a\n"1\n2\n', {}, r"a\.csv: line 3 is no CSV: unexpected end of data; mend it"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": ', {}, r"a\.jsonl: line 2 is not JSON: .*; expected an object a line"),
+        ("a.csv", b'a\n"1\n2\n', {}, r"a\.csv: line 3 is not valid CSV: unexpected end of data; correct the file"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": ', {}, r"a\.jsonl: line 2 is not JSON: .*; expected one object per line"),
         ("a.jsonl", b'["a"]', {}, r"a\.jsonl: line 1 is a JSON list; expected an object"),
-        ("a.jsonl", b'{"text": 1, "b": "c"}', {}, r"line 1 has no text 'text'; say which by `field`, its texts: b"),
+        (
+            "a.jsonl",
+            b'{"text": 1, "b": "c"}',
+            {},
+            r"no text in the field 'text'; choose another with --field\. Fields with text: b",
+        ),
         (
             "a.pdf",
             b"abc",
             {},
-            r"a\.pdf is not of a kind that is read; expected \.txt, \.csv, \.jsonl, each also with \.gz",
+            r"a\.pdf has an unknown format; expected a name that ends in \.txt, \.csv, \.jsonl, each also with \.gz",
         ),
         ("a.txt", b"abc", {"files": ["*.csv"]}, r"\*\.csv: no such file; expected a file, a folder or a glob"),
-        ("in/a.md", b"abc", {"files": ["in"]}, r"in holds no text; expected files of \.txt"),
-        ("a.txt", b"abc", {"files": []}, "no files are given; expected at least one"),
+        ("in/a.md", b"abc", {"files": ["in"]}, r"in holds no text files; expected files that end in \.txt"),
+        ("a.txt", b"abc", {"files": []}, "no files are given; expected at least one file, folder or glob"),
         ("a.txt", b"abc", {"val_fraction": 1.0}, r"val_fraction is 1\.0, but must be at least 0 and below 1"),
         ("a.txt", b"abc", {"val_fraction": 0.1, "val_files": ["a.txt"]}, "are both given; give one of them"),
         (
             "a.txt",
             b"abc",
             {"val_files": ["a.txt"]},
-            "all files are given to validate on, which leaves none to train on",
+            "all files are validation files, which leaves none to train on; give more files",
         ),
-        ("a.txt", b"abc", {"val_fraction": 0.01}, r"a share of 0\.01 of 4 tokens leaves a part without any"),
+        (
+            "a.txt",
+            b"abc",
+            {"val_fraction": 0.01},
+            r"val_fraction 0\.01 of 4 tokens leaves none to train on or none to",
+        ),
         ("a.txt", b"abc", {"vocabulary": 300}, "the text gives 257 tokens, and n_vocab is 300"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_ids(folder, enc, name, content, arguments, message):
     write(name, content)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-        prepare.prepare(**{"files": [name], "out": "out", "vocabulary": enc, **arguments})
+        prepare(**{"files": [name], "out": "out", "vocabulary": enc, **arguments})
     assert "\n" not in str(error.value)
     assert not Path("out").exists() or os.listdir("out") == []
 
@@ -502,13 +508,13 @@ def test_a_gzip_file_cut_short_or_none_is_an_error(folder, enc):
     whole = gzip.compress(os.urandom(5000).hex().encode())
     for content in (whole[:1000], whole[:-5], b"text", whole[:500] + b"\0" * 100 + whole[600:]):
         Path("a.txt.gz").write_bytes(content)
-        with pytest.raises(ValueError, match=r"a\.txt\.gz is not a whole gzip file: .*; get it anew"):
-            prepare.prepare(["a.txt.gz"], "out", enc)
+        with pytest.raises(ValueError, match=r"a\.txt\.gz is not a complete gzip file: .*; get it again"):
+            prepare(["a.txt.gz"], "out", enc)
 
 
 def test_the_offset_is_right_in_a_later_piece(folder, enc):
-    content = "é".encode() * corpus.PIECE
-    write("a.txt", content[: -corpus.PIECE // 2 - 1] + b"\xff")
-    offset = len(content) - corpus.PIECE // 2 - 2
+    content = "é".encode() * corpus.PIECE_SIZE
+    write("a.txt", content[: -corpus.PIECE_SIZE // 2 - 1] + b"\xff")
+    offset = len(content) - corpus.PIECE_SIZE // 2 - 2
     with pytest.raises(ValueError, match=rf"byte 0xc3 at offset {offset};|byte 0xff at offset {offset + 1};"):
-        prepare.prepare(["a.txt"], "out", enc)
+        prepare(["a.txt"], "out", enc)
