@@ -1,9 +1,9 @@
-"""Trains the small model that ships with gpt2_tf, from one text file: its vocabulary, then its weights.
+"""Train the small model that ships with gpt2_tf from one text file: first its vocabulary, then its weights.
 
     python examples/train_shakespeare.py tinyshakespeare.txt my-shakespeare
 
-The first 90% of the text train it; the last 10% say how good it is, in nats a character, so that models with any
-vocabulary compare. Needs the extra `tokenizers`; takes about half an hour on two cores.
+The model is trained on the first 90% of the text and scored on the last 10%, in nats per character, so that models
+with different vocabularies can be compared. It needs the extra `tokenizers`, and takes half an hour on two cores.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from encoder.train import train as train_vocabulary
 
 
 def with_openings(ids: list[int], encoder: Encoder, n_openings: int, window: int, seed: int) -> list[int]:
-    """The text, and after it `n_openings` pieces of it that begin with `<|endoftext|>` and a speech.
+    """The ids of the text, followed by `n_openings` passages that begin with `<|endoftext|>` and then a speech.
 
-    One text has one beginning; these teach the model what to write after `<|endoftext|>`.
+    The text has only one beginning. The passages teach the model what to write after `<|endoftext|>`.
     """
     (newline,) = encoder.encode("\n")
     speeches = [i for i in range(2, len(ids)) if ids[i - 2] == ids[i - 1] == newline and ids[i] != newline]
@@ -30,9 +30,9 @@ def with_openings(ids: list[int], encoder: Encoder, n_openings: int, window: int
 
 
 def nats_per_character(model: "gpt2_tf.GPT2", encoder: Encoder, text: str) -> float:
-    """The negative log-likelihood of the whole text, after `<|endoftext|>`, over its count of characters.
+    """The negative log-likelihood of the text after `<|endoftext|>`, divided by the count of its characters.
 
-    Windows overlap by half: each token but the first has at least n_ctx / 2 tokens before it to go by, or all.
+    The windows overlap by half, so every token is predicted from at least n_ctx / 2 tokens, or from all before it.
     """
     n_ctx = model.hparams.n_ctx
     ids = np.array([encoder.end_of_text, *encoder.encode(text)])
@@ -88,18 +88,18 @@ def main():
     ids = with_openings(ids, encoder, len(ids) // (8 * args.n_ctx), args.n_ctx, args.seed)
     train(gpt2_tf.GPT2, hparams, ids, encoder.encode(val_text), args)
     nats = nats_per_character(gpt2_tf.GPT2.from_checkpoint(args.out), encoder, val_text)
-    print(f"{hparams.n_params:,} parameters; {nats:.4f} nats a character on the last 10% of {args.text}")
-    print(f"gpt2-tf generate --model {args.out.resolve()} writes with it")
+    print(f"{hparams.n_params:,} parameters; {nats:.4f} nats per character on the last 10% of {args.text}")
+    print(f"gpt2-tf generate --model {args.out.resolve()} generates text with it")
 
 
 def train(GPT2: type, hparams: "gpt2_tf.HParams", ids: list[int], val_ids: list[int], args: argparse.Namespace):
-    """Trains a model on shuffled windows of `ids`, tells its loss on `val_ids` as it goes, and saves it."""
+    """Train a model on shuffled windows of `ids`, print its loss on `val_ids` after each epoch, and save it."""
     import keras
 
     from gpt2_tf.data.dataset import IGNORED, windows
 
     keras.utils.set_random_seed(args.seed)
-    model = GPT2(hparams, dtype="mixed_bfloat16")  # float32 weights, a quarter faster
+    model = GPT2(hparams, dtype="mixed_bfloat16")  # the weights stay float32; 25% faster
 
     dataset = windows(ids, args.n_ctx, args.batch_size, seed=args.seed)
     val_dataset = windows(val_ids, args.n_ctx, args.batch_size)
@@ -110,7 +110,7 @@ def train(GPT2: type, hparams: "gpt2_tf.HParams", ids: list[int], val_ids: list[
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.1, beta_2=0.99, global_clipnorm=1.0)
     optimizer.exclude_from_weight_decay(var_names=["(^|/)[bg](:0)?$"])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
-    # Compiled by XLA a step takes longer on a CPU, in bfloat16 twice as long.
+    # XLA makes a step slower on a CPU: in bfloat16 it takes twice as long.
     model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     epochs = math.ceil(args.steps / 250)
     steps = args.steps // epochs

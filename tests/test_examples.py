@@ -133,8 +133,8 @@ def test_train_a_model_and_load_it(tmp_path):
     assert {weight.dtype for weight in model.weights} == {"float32"}
     quality, hint = ran.stdout.splitlines()[-2:]
     assert quality.startswith(f"{model.hparams.n_params:,} parameters; ")
-    assert quality.endswith(f" nats a character on the last 10% of {text}")
-    assert hint == f"gpt2-tf generate --model {tmp_path / 'out'} writes with it"
+    assert quality.endswith(f" nats per character on the last 10% of {text}")
+    assert hint == f"gpt2-tf generate --model {tmp_path / 'out'} generates text with it"
     assert ran.stderr == ""
     # The trained model predicts better than the untrained model, which finds all 300 tokens about equally likely.
     ids = np.array([enc.encode("But soft, what light")])

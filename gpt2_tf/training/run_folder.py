@@ -31,10 +31,7 @@ def latest_step(out: str | os.PathLike) -> int | None:
         >>> latest_step("run")
         7
     """
-    if not Path(out, "checkpoint").exists():
-        return None
-    step = checkpoint.latest_checkpoint(out).name.removeprefix("model-")
-    return int(step) if step.isdigit() else None
+    return checkpoint.step_of(checkpoint.latest_checkpoint(out))
 
 
 def steps_taken(model: keras.Model) -> int:

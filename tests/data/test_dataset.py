@@ -1,4 +1,4 @@
-"""gpt2_tf/dataset.py: rows against what NumPy cuts of the ids, and the order of batches from any step."""
+"""Batches of token ids: their rows against slices made with NumPy, their order, and the start at any step."""
 
 import re
 import subprocess
@@ -16,11 +16,12 @@ END = 9
 
 
 def take(dataset, n=-1):
+    """The first n batches, or all, as pairs of arrays."""
     return [(tokens.numpy(), targets.numpy()) for tokens, targets in dataset.take(n)]
 
 
 def rows(batches):
-    """The rows with any target, in order, each `(tokens, targets)` without its padding."""
+    """The rows that have a target, in order, each as `(tokens, targets)` without the padding."""
     pairs = [pair for batch in batches for pair in zip(*(part.tolist() for part in batch), strict=True)]
     kept = []
     for tokens, targets in pairs:
@@ -34,7 +35,7 @@ def rows(batches):
 
 
 @pytest.mark.parametrize("count, window, batch_size", [(100, 8, 4), (24, 8, 4), (17, 8, 1), (97, 96, 2), (200, 1, 7)])
-def test_shuffled_windows_are_pieces_of_the_text_and_targets_one_ahead(count, window, batch_size):
+def test_shuffled_windows_are_slices_of_the_ids_with_the_next_ids_as_targets(count, window, batch_size):
     n = max(1, (count - window) // window)
     batches = take(windows(range(100, 100 + count), window, batch_size, seed=3), 3 * n)  # batch_size * 3 epochs
     for tokens, targets in batches:
@@ -44,12 +45,12 @@ def test_shuffled_windows_are_pieces_of_the_text_and_targets_one_ahead(count, wi
         np.testing.assert_array_equal(targets, tokens + 1)
         assert tokens.min() >= 100 and targets.max() < 100 + count
     begins = np.array([tokens[0] for tokens, _ in rows(batches)]).reshape(3 * batch_size, n) - 100
-    for epoch in begins:  # each window once, side by side
+    for epoch in begins:  # each window once; together they cover the ids without gaps
         np.testing.assert_array_equal(np.sort(epoch), epoch.min() + np.arange(n) * window)
         assert epoch.min() < window and count - 1 - n * window < 2 * window
 
 
-def test_each_epoch_has_another_order_and_other_windows():
+def test_each_epoch_has_its_own_order_and_offset():
     begins = np.array([tokens[0] for tokens, _ in rows(take(windows(range(1000), 10, 9, seed=1), 11 * 40))])
     epochs = begins.reshape(40, 99)
     assert {int(begin) for begin in epochs.min(axis=1)} == set(range(10))
@@ -58,17 +59,21 @@ def test_each_epoch_has_another_order_and_other_windows():
 
 
 def test_the_order_is_random():
-    """How often each window comes at each place: chi-squared of 16 degrees of freedom, 4/5 of the cells' sum."""
+    """Each of 5 windows is equally likely at each of 5 places of the order.
+
+    The counts of the 5 x 5 table have fixed row and column sums, so 4/5 of the usual chi-squared sum has 16 degrees of
+    freedom. One random table in 7,000 exceeds 45.
+    """
     n, epochs = 5, 5000
     begins = np.array([tokens[0] for tokens, _ in rows(take(windows(range(60), 10, n * 100, seed=5), epochs // 100))])
     epochs = begins.reshape(epochs, n)
     places = (epochs - epochs.min(axis=1, keepdims=True)) // 10
     counts = np.array([[np.sum(places[:, at] == window) for window in range(n)] for at in range(n)])
-    assert 0.8 * np.sum((counts - 1000) ** 2 / 1000) < 45  # one in 7,000 exceeds it
-    assert len(Counter(map(tuple, places.tolist()))) == 120  # every order
+    assert 0.8 * np.sum((counts - 1000) ** 2 / 1000) < 45
+    assert len(Counter(map(tuple, places.tolist()))) == 120  # all 5! orders occur
 
 
-def test_the_seed_decides():
+def test_the_same_seed_gives_the_same_batches():
     first, again, other = (take(windows(range(99), 8, 4, seed=seed), 5) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -77,7 +82,7 @@ def test_the_seed_decides():
 
 
 @pytest.mark.parametrize("start", [1, 5, 23, 1000])
-def test_any_step_can_be_the_first(start):
+def test_batches_from_any_step_are_those_of_the_whole_run(start):
     ids = [1, 2, END, 3, 4, 5, 6, END, 7, END] * 5
     for make in (windows, lambda *args, **kw: documents(*args, end_of_text=END, **kw)):
         if start < 100:
@@ -89,8 +94,8 @@ def test_any_step_can_be_the_first(start):
 
 
 @pytest.mark.parametrize("seed, start", [(None, 0), (7, 0), (7, 30)])
-def test_parts_of_a_batch_are_the_batch(seed, start):
-    """Of 6 rows, 3 replicas; the first worker has two of them."""
+def test_the_parts_of_all_replicas_make_up_the_batch(seed, start):
+    """Batches of 6 rows and 3 replicas: the first worker has two replicas, the second worker one."""
     ids = [1, 2, END, 3, 4, 5, 6, END, 7, END] * 5
     for make in (windows, lambda *args, **kw: documents(*args, end_of_text=END, **kw)):
         whole = take(make(ids, 3, 6, seed=seed, start=start), 8)
@@ -105,19 +110,19 @@ def test_parts_of_a_batch_are_the_batch(seed, start):
             np.testing.assert_array_equal(np.concatenate(shared, axis=1), batch)
 
 
-def test_a_batch_must_have_equal_parts():
+def test_a_batch_that_replicas_cannot_share_equally_is_refused():
     with pytest.raises(ValueError, match="batch_size 4 can't be divided among 3 replicas"):
         windows(range(99), 8, 4, replicas=ReplicaSlice(0, 1, 3))
 
 
-def test_a_file_larger_than_memory_is_read_only_where_a_row_is(tmp_path):
-    """A sparse file of 10 GB."""
+def test_only_the_rows_of_a_batch_are_read_from_a_large_file(tmp_path):
+    """The file is sparse and has 10 GB."""
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("needs Linux's count of this process's memory")
 
     def memory() -> int:
-        """Bytes that are of no file."""
+        """Bytes of memory in use that are not a copy of a file."""
         return 1024 * int(re.search(r"RssAnon:\s*(\d+)", status.read_text())[1])
 
     path = tmp_path / "ids.bin"
@@ -139,7 +144,7 @@ def test_a_file_larger_than_memory_is_read_only_where_a_row_is(tmp_path):
 
 
 @pytest.mark.parametrize("count, window, batch_size", [(100, 8, 4), (97, 8, 4), (98, 8, 4), (5, 8, 3), (2, 1, 1)])
-def test_in_order_every_token_is_a_target_once(count, window, batch_size):
+def test_without_a_seed_every_id_but_the_first_is_a_target_once(count, window, batch_size):
     dataset = windows(range(100, 100 + count), window, batch_size)
     batches = take(dataset)
     assert dataset.cardinality() == len(batches) == -(-(count - 1) // (window * batch_size))
@@ -149,12 +154,12 @@ def test_in_order_every_token_is_a_target_once(count, window, batch_size):
 
 
 @pytest.mark.parametrize("seed", [None, 1])
-def test_a_text_shorter_than_a_window_is_padded(seed):
+def test_ids_shorter_than_a_window_are_padded(seed):
     ((tokens, targets),) = take(windows([5, 6, 7], 4, 1, seed=seed), 1)
     assert (tokens.tolist(), targets.tolist()) == ([[5, 6, 0, 0]], [[6, 7, IGNORED, IGNORED]])
 
 
-def test_a_text_of_one_window_and_one_token_is_whole():
+def test_ids_of_one_window_and_one_more_make_one_row():
     ((tokens, targets),) = take(windows([5, 6, 7], 2, 1, seed=1), 1)
     assert (tokens.tolist(), targets.tolist()) == ([[5, 6]], [[6, 7]])
 
@@ -162,7 +167,7 @@ def test_a_text_of_one_window_and_one_token_is_whole():
 # Documents
 
 
-def test_a_document_a_row():
+def test_each_document_has_its_own_rows():
     ids = [1, 2, END, 3, END, END, 4, 5, 6, 7, 8, END, 1, 2]
     dataset = documents(ids, 4, 2, end_of_text=END)
     batches = take(dataset)
@@ -177,7 +182,7 @@ def test_a_document_a_row():
     ]
 
 
-def test_documents_are_shuffled_whole_and_cover_each_epoch():
+def test_each_epoch_has_every_row_of_every_document_once():
     rng = np.random.default_rng(0)
     texts = [[*rng.integers(0, END, rng.integers(0, 12)).tolist(), END] for _ in range(50)]
     ids = np.array([id for text in texts for id in text], np.uint16)
@@ -192,7 +197,7 @@ def test_documents_are_shuffled_whole_and_cover_each_epoch():
     assert epochs[:n] != expected and epochs[:n] != epochs[n : 2 * n]
 
 
-def test_ends_are_found_wherever_they_are():
+def test_document_ends_are_found_at_the_borders_of_a_search():
     ids = np.ones(2**21 + 5, np.uint32)
     places = [2**20 - 1, 2**20, 2**21, 2**21 + 4]
     ids[places] = END
@@ -200,7 +205,7 @@ def test_ends_are_found_wherever_they_are():
     assert [len(tokens) for tokens, _ in rows(take(dataset))] == np.diff([-1, *places]).tolist()
 
 
-def test_ids_that_begin_anywhere_and_may_not_be_written_are_read():
+def test_unaligned_strided_and_read_only_ids_are_read():
     ids = np.arange(200, dtype=np.uint16)
     ids.flags.writeable = False
     for begin in (0, 1, 32, 33):
@@ -210,15 +215,17 @@ def test_ids_that_begin_anywhere_and_may_not_be_written_are_read():
     np.testing.assert_array_equal(tokens[0], np.arange(199, 167, -2))
 
 
-def test_a_process_ends_while_batches_are_made():
-    code = "from gpt2_tf.dataset import windows; batches = iter(windows(range(9999), 64, 64, seed=1)); next(batches)"
+def test_a_process_can_end_while_batches_are_made():
+    code = (
+        "from gpt2_tf.data.dataset import windows; batches = iter(windows(range(9999), 64, 64, seed=1)); next(batches)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stderr=subprocess.DEVNULL)
 
 
 # For `fit`
 
 
-def test_fit_takes_them_with_shapes_known():
+def test_keras_fit_takes_the_batches_and_knows_their_shapes():
     import keras
 
     for dataset in (windows(range(50), 4, 2, seed=1), documents(range(50), 4, 2, end_of_text=END)):
@@ -243,7 +250,7 @@ def test_fit_takes_them_with_shapes_known():
         ([5, 6], 1, 1, -1, "start is -1, but must be at least 0"),
     ],
 )
-def test_wrong_arguments_are_said_with_the_numbers(ids, window, batch_size, start, message):
+def test_errors_name_the_wrong_value_and_the_expected_one(ids, window, batch_size, start, message):
     with pytest.raises(ValueError, match=message):
         windows(ids, window, batch_size, start=start)
     with pytest.raises(ValueError, match=message):

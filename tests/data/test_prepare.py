@@ -1,4 +1,4 @@
-"""Files -> ids on disk, against the encoder on whole texts; and what a kill, a mistake or another's file leaves."""
+"""`prepare` against the encoder on whole texts; and what is left after a kill, a mistake or foreign files."""
 
 import csv
 import gzip
@@ -30,7 +30,7 @@ TEXTS = ["The quick brown fox\n\n  didn't jump.\n", "色は匂へど 散りぬ�
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """The working folder, empty."""
+    """An empty folder, which is the current folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -44,7 +44,7 @@ def write(name: str, content: str | bytes) -> Path:
 
 
 def closed(enc: Encoder, *texts: str) -> list[int]:
-    """The ids that the documents should have."""
+    """The ids that the documents should have: those of each text, then `<|endoftext|>`."""
     return [id for text in texts for id in [*enc.encode(text), enc.end_of_text]]
 
 
@@ -61,11 +61,11 @@ def as_jsonl(texts, field="text") -> str:
     return "".join(json.dumps({"id": 1, field: text}) + "\n" for text in texts)
 
 
-# What is read
+# Reading
 
 
 @pytest.mark.parametrize("gz", ["", ".gz"])
-def test_each_kind_of_file_gives_its_documents(folder, enc, gz):
+def test_each_format_gives_its_documents(folder, enc, gz):
     write(f"a.txt{gz}", TEXTS[0])
     write(f"b.csv{gz}", as_csv(TEXTS[1:3]))
     write(f"c.jsonl{gz}", as_jsonl(TEXTS[3:]))
@@ -75,21 +75,21 @@ def test_each_kind_of_file_gives_its_documents(folder, enc, gz):
     assert isinstance(prepared.train, np.memmap)
 
 
-def test_a_column_and_a_field_by_their_names(folder, enc):
+def test_column_and_field_choose_the_text(folder, enc):
     write("a.csv", "\ufeff" + as_csv([*TEXTS, ""], "said", who="x", when=3))
     write("b.jsonl", as_jsonl(TEXTS, "body") + "\n \n" + as_jsonl([""], "body"))
     prepared = prepare(["a.csv", "b.jsonl"], "out", enc, column="said", field="body")
     assert prepared.train.tolist() == closed(enc, *TEXTS, *TEXTS)
 
 
-def test_files_by_name_glob_and_folder_each_once(folder, enc):
+def test_a_file_named_twice_is_read_once(folder, enc):
     for number, name in enumerate(["b.txt", "a.txt", "in/2.txt.gz", "in/sub/1.TXT", "in/skipped.md", "odd[1].txt"]):
         write(name, f"text {number}")
     prepared = prepare(["b.txt", "?.txt", "in", "in/**/*.TXT", "odd[1].txt"], "out", enc)
     assert prepared.train.tolist() == closed(enc, *(f"text {number}" for number in (0, 1, 2, 3, 5)))
 
 
-def test_letters_of_end_of_text_are_its_id(folder, enc):
+def test_end_of_text_written_out_becomes_its_id(folder, enc):
     write("a.txt", f"one{EOT}two\n{EOT}\n")
     write("b.jsonl", as_jsonl([f"three{EOT}", f"four{EOT}five"]))
     write("c.txt", f"six\n{EOT} \n\n")
@@ -97,7 +97,7 @@ def test_letters_of_end_of_text_are_its_id(folder, enc):
     assert prepared.train.tolist() == closed(enc, "one", "two\n", "three", "four", "five", "six\n")
 
 
-def test_surrogates_of_json_are_read_as_the_encoder_reads_them(folder, enc):
+def test_json_surrogates_become_characters_or_replacements(folder, enc):
     write("a.jsonl", r'{"text": "\ud83d\udc4d \ud83d."}')
     assert prepare(["a.jsonl"], "out", enc).train.tolist() == closed(enc, "👍 \ufffd.")
 
@@ -109,7 +109,7 @@ texts = st.lists(st.tuples(words, spaces), min_size=1, max_size=30).map(lambda p
 
 @settings(max_examples=500, deadline=None, derandomize=True, database=None)
 @given(text=texts, size=st.integers(1, 9), kind=st.sampled_from(["a.txt", "a.csv", "a.jsonl"]))
-def test_pieces_have_the_ids_of_the_whole(tmp_path_factory, enc, text, size, kind):
+def test_the_ids_of_pieces_are_the_ids_of_the_whole_text(tmp_path_factory, enc, text, size, kind):
     path = tmp_path_factory.getbasetemp() / kind
     content = {"a.txt": text, "a.csv": as_csv([text] * 2), "a.jsonl": as_jsonl([text])}[kind]
     path.write_bytes(content.encode())
@@ -122,7 +122,7 @@ def test_pieces_have_the_ids_of_the_whole(tmp_path_factory, enc, text, size, kin
     assert [id for piece in pieces for id in enc.encode(piece, [EOT])] == enc.encode(whole, [EOT])
 
 
-def test_a_long_text_is_read_in_pieces(folder, enc):
+def test_a_long_text_is_cut_into_pieces(folder, enc):
     rng = random.Random(1)
     ends = [" ", "  ", "\n", "\n\n", ", "]
     text = "".join(rng.choice(["the", "them", "then"]) + rng.choice(ends) for _ in range(500_000))
@@ -144,7 +144,7 @@ def test_openais_vocabulary_on_shakespeare(folder, shared):
 # Validation
 
 
-def test_the_end_is_for_validation(folder, enc):
+def test_val_fraction_takes_the_last_ids(folder, enc):
     write("a.txt", "the " * 100)
     whole = closed(enc, "the " * 100)
     for share in (0.1, 0.5, 0.9):
@@ -154,7 +154,7 @@ def test_the_end_is_for_validation(folder, enc):
     assert sorted(os.listdir("out")) == ["encoder.json", "train.bin", "train.json", "vocab.bpe"]
 
 
-def test_files_for_validation_are_not_trained_on(folder, enc):
+def test_validation_files_are_not_trained_on(folder, enc):
     for name in "abc":
         write(f"in/{name}.txt", f"the {name}")
     train, val, _ = prepare(["in"], "out", enc, val_files=["in/b.txt"])
@@ -164,7 +164,7 @@ def test_files_for_validation_are_not_trained_on(folder, enc):
 # Vocabularies
 
 
-def test_a_vocabulary_is_learned_from_what_is_trained_on(folder, tmp_path):
+def test_a_vocabulary_is_learned_from_the_training_text_alone(folder, tmp_path):
     write("a.jsonl", as_jsonl([text * 5 for text in TEXTS]))
     write("plain.txt", "\n".join(text * 5 for text in TEXTS))
     write("val.txt", "zzzz " * 99)
@@ -173,7 +173,7 @@ def test_a_vocabulary_is_learned_from_what_is_trained_on(folder, tmp_path):
     assert enc.n_vocab == 290 and not any(b"zz" in token for token in enc.tokens)
     assert prepared.train.tolist() == closed(enc, *(text * 5 for text in TEXTS))
     assert load_prepared("out").encoder.tokens == enc.tokens
-    # The same as of a file; the letters of <|endoftext|> are no text to learn from.
+    # Nothing is learned from the <|endoftext|> that separates documents.
     assert prepare(["plain.txt"], "out2", 290).encoder.tokens == train(["plain.txt"], 290, "new").tokens
 
 
@@ -198,7 +198,7 @@ def test_ids_above_uint16_are_uint32(folder):
 
 
 def _large(folder: Path, rng: random.Random) -> Path:
-    """A vocabulary of 65,537: the bytes, all their pairs but some, and `<|endoftext|>`."""
+    """A vocabulary of 65,537 tokens: the bytes, nearly all pairs of bytes, and `<|endoftext|>`."""
     from encoder.bpe import BYTES
 
     pairs = [(a, b) for a in BYTES for b in BYTES][: 65536 - 256]
@@ -210,10 +210,10 @@ def _large(folder: Path, rng: random.Random) -> Path:
     return folder / "large"
 
 
-# Once
+# Kept, replaced, killed
 
 
-def test_what_is_prepared_is_kept_until_something_changes(folder, enc, monkeypatch):
+def test_ids_are_kept_until_a_file_or_an_argument_changes(folder, enc, monkeypatch):
     write("a.txt", "the text")
     write("b.csv", as_csv(["the"], "said", who="them"))
     asked = [
@@ -247,14 +247,14 @@ import sys
 from encoder import Encoder
 from gpt2_tf.data.prepare import prepare
 enc = Encoder.from_folder(sys.argv[1])
-print("begins", flush=True)
+print("started", flush=True)
 prepare(["a.txt"], "out", enc, val_fraction=float(sys.argv[2]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
-def test_a_kill_at_any_moment_leaves_nothing_half_that_counts(folder, enc):
+def test_a_kill_at_any_moment_leaves_old_ids_or_none(folder, enc):
     enc.save("vocabulary")
     text = "the then them " * 200_000
     write("a.txt", text)
@@ -352,11 +352,11 @@ def test_a_full_disk_leaves_the_old_ids(folder, enc, monkeypatch):
     assert sorted(os.listdir("out")) == ["encoder.json", "train.bin", "train.json", "vocab.bpe"]
 
 
-# Others' files
+# Files of other programs
 
 
-def test_nanogpts_files_are_read(folder, enc):
-    """As its data/openwebtext/prepare.py and data/shakespeare/prepare.py write them."""
+def test_files_of_nanogpt_are_read(folder, enc):
+    """As nanoGPT's data/openwebtext/prepare.py and data/shakespeare/prepare.py write them."""
     enc.save("vocabulary")
     Path("nano").mkdir()
     for name, text in (("train", "the them"), ("val", "then")):
@@ -371,7 +371,7 @@ def test_nanogpts_files_are_read(folder, enc):
     assert not is_prepared(["nano", "nano"]) and not is_prepared(["vocabulary"])
 
 
-def test_a_share_of_anothers_file_is_for_validation(folder, enc):
+def test_val_fraction_splits_a_bin_without_a_val_bin(folder, enc):
     np.arange(250, dtype=np.uint16).tofile("ids.bin")
     train, val, _ = load_prepared("ids.bin", enc, val_fraction=0.2)
     assert [*train, *val] == list(range(250)) and len(val) == 50
@@ -379,7 +379,7 @@ def test_a_share_of_anothers_file_is_for_validation(folder, enc):
         load_prepared("ids.bin", enc, val_fraction=0.001)
 
 
-def test_ids_that_the_vocabulary_lacks_are_refused(folder, enc, monkeypatch):
+def test_ids_outside_the_vocabulary_are_refused(folder, enc, monkeypatch):
     monkeypatch.setattr(prepared, "IDS_PER_READ", 16)
     ids = np.zeros(100, np.uint16)
     ids[[40, 77]] = 259, 260
@@ -394,7 +394,7 @@ def test_ids_that_the_vocabulary_lacks_are_refused(folder, enc, monkeypatch):
     assert load_prepared("ids.bin", enc).train.tolist() == ids[:77].tolist()
 
 
-def test_damaged_and_foreign_folders_are_errors(folder, enc):
+def test_damaged_files_and_other_vocabularies_are_refused(folder, enc):
     write("a.txt", "the text")
     prepare(["a.txt"], "out", enc)
     whole, about = Path("out/train.bin").read_bytes(), Path("out/train.json").read_bytes()
@@ -423,7 +423,7 @@ def test_damaged_and_foreign_folders_are_errors(folder, enc):
         load_prepared("out")
 
 
-def test_a_models_folder_is_not_overwritten(folder, enc):
+def test_a_model_and_foreign_ids_are_not_overwritten(folder, enc):
     write("a.txt", "the")
     enc.save("model")
     with pytest.raises(FileExistsError, match=r"model holds a encoder\.json that `prepare` has not written; choose"):
@@ -504,7 +504,7 @@ def test_mistakes_are_one_line_and_leave_no_ids(folder, enc, name, content, argu
     assert not Path("out").exists() or os.listdir("out") == []
 
 
-def test_a_gzip_file_cut_short_or_none_is_an_error(folder, enc):
+def test_an_incomplete_gzip_file_is_refused(folder, enc):
     whole = gzip.compress(os.urandom(5000).hex().encode())
     for content in (whole[:1000], whole[:-5], b"text", whole[:500] + b"\0" * 100 + whole[600:]):
         Path("a.txt.gz").write_bytes(content)
@@ -512,7 +512,7 @@ def test_a_gzip_file_cut_short_or_none_is_an_error(folder, enc):
             prepare(["a.txt.gz"], "out", enc)
 
 
-def test_the_offset_is_right_in_a_later_piece(folder, enc):
+def test_an_error_in_a_later_piece_has_its_offset_in_the_file(folder, enc):
     content = "é".encode() * corpus.PIECE_SIZE
     write("a.txt", content[: -corpus.PIECE_SIZE // 2 - 1] + b"\xff")
     offset = len(content) - corpus.PIECE_SIZE // 2 - 2
