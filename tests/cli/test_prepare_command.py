@@ -84,4 +84,4 @@ sys.exit(status)
     command = [sys.executable, "-c", code, "prepare", *CHARS]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0 and ran.stdout == "out: 5,600,001 tokens to train, of a vocabulary of 7\n"
-    assert "tokenising train: " in ran.stderr and "M/5.60M" in ran.stderr
+    assert "tokenizing train: " in ran.stderr and "M/5.60M" in ran.stderr

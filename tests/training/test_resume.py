@@ -218,9 +218,8 @@ def test_ctrl_c_in_a_terminal_says_how_to_resume(text, tmp_path):
         finally:
             process.kill()
     assert (process.returncode, printed) == (130, ""), shown
-    last_line = shown.splitlines()[-1]
-    assert last_line.startswith("gpt2-tf: interrupted; ") and "Traceback" not in shown
-    assert f"gpt2-tf train --out '{out}' --init-from resume" in last_line
+    hint = f"gpt2-tf: interrupted; `gpt2-tf train --out '{out}' --init-from resume` resumes the run"
+    assert shown.splitlines()[-1] == hint and "Traceback" not in shown
     assert 50 <= latest_step(out) < 500
     start_run(text, tmp_path / "whole", steps=600, save_every=500, eval_every=50)
     resume_run(out)

@@ -51,7 +51,9 @@ def test_the_folder_loads_as_a_model_that_has_learned(finished_run):
 def test_generate_takes_the_folder_of_a_run(text, tmp_path, capfd):
     out = str(tmp_path / "out")
     assert main(["train", str(text), "--out", out, *NEW_RUN, *to_flags(steps=4, eval_every=4)]) == 0
-    assert f"gpt2-tf generate --model {out}" in capfd.readouterr().err.splitlines()[-1]
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        f"gpt2-tf: done; `gpt2-tf generate --model {out}` samples from the trained model"
+    )
     for folder in (out, f"{out}/best"):
         assert main(["generate", "12 times", "--model", folder, "--length", "5", "--seed", "1", "--json"]) == 0
         completion = json.loads(capfd.readouterr().out)
