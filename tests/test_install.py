@@ -1,4 +1,4 @@
-"""The wheel, built from a clean copy and installed into a new environment, works far from the checkout."""
+"""The wheel, built from a clean copy and installed into a new environment, works outside the checkout."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command, **options) -> subprocess.CompletedProcess:
-    """Runs a command whose environment says nothing of the checkout."""
+    """Runs a command in an environment without variables that point to the checkout."""
     left_out = ("PYTHONPATH", "TF_CPP_MIN_LOG_LEVEL", "KERAS_BACKEND")
     env = {name: value for name, value in os.environ.items() if name not in left_out}
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, **options)
@@ -30,7 +30,7 @@ def wheel(tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("wheel")
     leave = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "models")
     shutil.copytree(ROOT, work / "copy", ignore=leave)
-    # With the setuptools of this environment (TensorFlow brings one), as there may be no network.
+    # There may be no network, so the build uses this environment's setuptools, which TensorFlow needs too.
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation"]
     ran = run(*pip, "--wheel-dir", work, work / "copy")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """The folder of a new environment's scripts; it has the wheel, and TensorFlow and so on from this environment."""
+    """The scripts folder of a new environment that has the wheel, and TensorFlow from this environment."""
     venv = tmp_path_factory.mktemp("venv")
     made = run(sys.executable, "-m", "venv", "--without-pip", venv)
     assert made.returncode == 0, made.stderr
@@ -49,13 +49,13 @@ def installed(wheel, tmp_path_factory) -> Path:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", scripts / "python"]
     ran = run(*pip, "install", "--no-deps", "--no-index", wheel)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    # After the install, or pip would find the checkout's own in there. What a .pth adds comes last in sys.path, and
-    # the .pth files in there, of an editable install too, aren't read.
+    # Written after the install, since pip would otherwise find the checkout's own installation there. Folders that a
+    # .pth file adds come last in sys.path, and their own .pth files, such as an editable install's, are not read.
     Path(paths["purelib"], "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return scripts
 
 
-def test_what_the_wheel_holds(wheel):
+def test_files_of_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     info = f"gpt2_tf-{gpt2_tf.__version__}.dist-info/"
@@ -69,7 +69,7 @@ def test_what_the_wheel_holds(wheel):
     assert not [name for name in names if "__pycache__" in name or ".part" in name]
 
 
-def test_what_the_wheel_says(wheel):
+def test_metadata_of_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = Parser().parsestr(archive.read(name).decode())
@@ -86,7 +86,7 @@ def test_what_the_wheel_says(wheel):
     assert metadata.get_payload() == (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_modules_are_the_wheels(installed, tmp_path):
+def test_modules_are_imported_from_the_wheel(installed, tmp_path):
     script = "import encoder, gpt2_tf, download_model\nfor m in encoder, gpt2_tf, download_model: print(m.__file__)"
     ran = run(installed / "python", "-c", script, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""Prompts from a file, samples to a file: the same whether the run was killed, and however often."""
+"""Many prompts in, their samples out; a run that was killed resumes and writes the same file."""
 
 import io
 import json
@@ -26,7 +26,7 @@ from gpt2_tf.generation.generate import Completion
         ("a\u2028b\x0bc\n d", ["a\u2028b\x0bc", " d"]),
     ],
 )
-def test_a_prompt_a_line(text, expected):
+def test_each_line_is_a_prompt(text, expected):
     assert batch.parse_prompts(text, "p.txt") == expected
 
 
@@ -40,12 +40,12 @@ def test_a_prompt_a_line(text, expected):
         ("a\nb\n\r\n", "p.txt: line 3 is empty"),
     ],
 )
-def test_a_line_that_is_no_prompt(text, message):
+def test_an_empty_line_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         batch.parse_prompts(text, "p.txt")
 
 
-def test_in_order_waits_for_those_before():
+def test_in_order_waits_for_earlier_samples():
     taken = []
     numbered = ((number, taken.append(number) or str(number)) for number in (2, 0, 3, 1))
     for number, (found, value) in enumerate(batch.in_order(numbered)):
@@ -53,7 +53,7 @@ def test_in_order_waits_for_those_before():
         assert taken == [[2, 0], [2, 0, 3, 1], [2, 0, 3, 1], [2, 0, 3, 1]][number]
 
 
-def test_the_line_of_a_sample():
+def test_format_of_a_sample():
     fields = Completion("naïve ", "two\nlines", [1, 2], "stop", [-0.5, -1.0])._asdict()
     assert batch.format_sample(fields, 0, 1) == "naïve two\nlines"
     assert batch.format_sample(fields, 6, 9) == "======== SAMPLE 7 ========\nnaïve two\nlines"
@@ -65,11 +65,11 @@ def test_the_line_of_a_sample():
 SETTINGS = {"num_samples": 1, "temperature": 0.7, "seed": 1}
 
 
-def test_another_model_or_other_prompts_are_another_run(tiny_folder, tmp_path):
-    with batch.open_journal(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS) as record:
-        record.add(0, {"text": "c"})
-    with batch.open_journal(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS | {"seed": None}) as record:
-        assert record.seed == 1
+def test_a_journal_of_another_model_or_other_prompts_is_refused(tiny_folder, tmp_path):
+    with batch.open_journal(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS) as journal:
+        journal.add(0, {"text": "c"})
+    with batch.open_journal(tmp_path / "out", ["a", "b"], tiny_folder, SETTINGS | {"seed": None}) as journal:
+        assert journal.seed == 1
     with pytest.raises(ValueError, match=r"begun with prompts 2 \(SHA-256 \w+\), not 2 \(SHA-256 \w+\)"):
         batch.open_journal(tmp_path / "out", ["a", "c"], tiny_folder, SETTINGS)
     bundled = Path(gpt2_tf.__file__).parent / "bundled" / "shakespeare"
@@ -77,16 +77,16 @@ def test_another_model_or_other_prompts_are_another_run(tiny_folder, tmp_path):
         batch.open_journal(tmp_path / "out", ["a", "b"], bundled, SETTINGS)
 
 
-def test_write_to_stdout_and_to_a_record(lively, enc, tiny_folder, tmp_path, capsys, monkeypatch):
+def test_stdout_and_the_journal_get_the_same_samples(lively, enc, tiny_folder, tmp_path, capsys, monkeypatch):
     settings = {"num_samples": 2, "length": 5, "seed": 1, "batch_size": 2}
     batch.write_samples(lively, enc, ["the then", "e"], settings)
     text = capsys.readouterr().out
     assert text.startswith("======== SAMPLE 1 ========\nthe then")
     run = {name: settings[name] for name in ("num_samples", "length", "seed")}
-    with batch.open_journal(tmp_path / "out", ["the then", "e"], tiny_folder, run) as record:
+    with batch.open_journal(tmp_path / "out", ["the then", "e"], tiny_folder, run) as journal:
         batch.write_samples(
-            lively, enc, ["the then", "e"], {**settings, "seed": 7}, journal=record
-        )  # the record's counts
+            lively, enc, ["the then", "e"], {**settings, "seed": 7}, journal=journal
+        )  # the journal's seed is used
     assert (tmp_path / "out").read_bytes().decode() == text
     assert capsys.readouterr() == ("", "")
 
@@ -102,8 +102,8 @@ def test_write_to_stdout_and_to_a_record(lively, enc, tiny_folder, tmp_path, cap
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_file(tmp_path):
-    """Killed wherever it was, after at least a sample each time; at the end the file is an unkilled run's."""
+def test_a_killed_run_resumes_and_writes_the_same_file(tmp_path):
+    """Each kill comes after at least one new sample. At the end, the file has the bytes of a run without kills."""
     lines = [f"{name}:{' what' * (n % 7)}" for n, name in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")]
     (tmp_path / "prompts.txt").write_text("\n".join(lines))
     command = [sys.executable, "-m", "gpt2_tf", "generate", "--model", "shakespeare", "--file", "prompts.txt", "--json"]
@@ -147,7 +147,7 @@ def test_a_killed_run_goes_on_to_the_same_file(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["generate", "evaluate"])
 def test_processes_share_a_file(tmp_path, task):
-    """Three at a time, of which one is killed at work and comes again; the file is that of one alone, byte for byte."""
+    """Three shards run at once; one is killed and started again. The file has the bytes of a single process."""
     lines = [f"{name}:{' what say you' * (n % 7)}" for n, name in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZ")]
     (tmp_path / "file").write_text("\n".join(lines))
     command = {

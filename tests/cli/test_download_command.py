@@ -15,9 +15,9 @@ DATA = "model.ckpt.data-00000-of-00001"
 
 @pytest.fixture
 def mirror(tiny_folder, tmp_path, monkeypatch):
-    """A server on loopback whose 124M is the tiny model, and the environment that names it; gives its address."""
+    """The address of a local server whose 124M is the tiny model; GPT2_TF_BASE_URL names it."""
     shutil.copytree(tiny_folder, tmp_path / "server" / "124M")
-    # A saved model has no graph beside it; this one is empty.
+    # `save_checkpoint` writes no graph, so this is an empty one.
     (tmp_path / "server" / "124M" / download_model.META).write_bytes(b"\x12\x00")
     monkeypatch.setattr(download_model, "SHA256", {})
 
@@ -53,7 +53,7 @@ def test_download_from_a_mirror(cli, mirror, monkeypatch, tmp_path):
     assert ran.status == 0
 
 
-def test_a_size_that_is_missing_is_fetched_as_far_as_it_is_needed(cli, mirror, tmp_path):
+def test_encode_downloads_the_vocabulary_only_and_generate_the_rest(cli, mirror, tmp_path):
     options = ("--model", "117M", "--models-dir", tmp_path / "models")
     encoded = cli("encode", "The quick", *options)
     assert encoded.status == 0
@@ -66,12 +66,12 @@ def test_a_size_that_is_missing_is_fetched_as_far_as_it_is_needed(cli, mirror, t
     assert text_of(cli("encode", "The quick", *options)) == encoded.out.decode().strip()
 
 
-def test_download_of_what_the_server_lacks(cli, mirror, tmp_path):
+def test_download_of_files_that_the_server_lacks(cli, mirror, tmp_path):
     ran = cli("download", "355M", "--models-dir", tmp_path / "models")
     assert_error(ran, 1, f"{mirror}/355M/", "HTTP 404", "check --base-url")
 
 
-def test_download_from_nobody(cli, monkeypatch, tmp_path):
+def test_download_without_a_server(cli, monkeypatch, tmp_path):
     monkeypatch.setattr(download_model, "BACKOFF", 0.0)
     with contextlib.closing(http.server.HTTPServer(("127.0.0.1", 0), None).socket) as taken:
         port = taken.getsockname()[1]
@@ -83,7 +83,7 @@ def test_download_from_nobody(cli, monkeypatch, tmp_path):
     assert all(note.endswith("trying again in 0 s") for note in notes)
 
 
-def test_download_where_nothing_may_be_written(cli, unwritable):
+def test_download_into_a_read_only_folder(cli, unwritable):
     ran = cli("download", "124M", "--models-dir", unwritable)
     assert_error(ran, 1, f"can't write {unwritable / '124M'}: Permission denied", "choose another --models-dir")
 
@@ -97,6 +97,6 @@ def test_download_where_nothing_may_be_written(cli, unwritable):
     ],
     ids=["size", "base-url", "models-dir"],
 )
-def test_wrong_download(cli, tmp_path, monkeypatch, argv, status, parts):
+def test_wrong_download_arguments(cli, tmp_path, monkeypatch, argv, status, parts):
     monkeypatch.chdir(tmp_path)
     assert_error(cli("download", *argv), status, *parts)

@@ -5,7 +5,7 @@ from oracles.command_line import text_of
 from gpt2_tf.cli.flags import BUNDLED_VOCABULARY_NOTICE
 
 
-def test_encode_then_decode_is_the_very_text(cli, tiny_folder):
+def test_decode_inverts_encode(cli, tiny_folder):
     text = "The quick\r\n\n\n naïve\0 色は 👍\ttail\n".encode() + bytes(range(1, 128))
     ran = cli("encode", "--model", tiny_folder, "-", stdin=text)
     ids = text_of(ran).split(" ")
@@ -15,23 +15,23 @@ def test_encode_then_decode_is_the_very_text(cli, tiny_folder):
     assert cli("encode", "--model", tiny_folder, text.decode()) == ran
 
 
-def test_decode_writes_part_of_a_character_as_it_is(cli, tiny_folder):
+def test_decode_writes_the_bytes_of_a_partial_character(cli, tiny_folder):
     first, *_ = text_of(cli("encode", "--model", tiny_folder, "\u0101")).split()
     assert cli("decode", "--model", tiny_folder, first) == (0, b"\xc4", "")
 
 
-def test_ids_in_one_argument_are_ids_too(cli, tiny_folder):
+def test_one_argument_may_hold_several_ids(cli, tiny_folder):
     ids = text_of(cli("encode", "The quick", "--model", tiny_folder))
     assert cli("decode", ids, "--model", tiny_folder).out == cli("decode", *ids.split(), "--model", tiny_folder).out
 
 
-def test_whose_ids_they_are_is_said(cli):
+def test_a_notice_says_whose_ids_they_are(cli):
     ran = cli("encode", "The quick")
     assert ran.err == f"gpt2-tf: {BUNDLED_VOCABULARY_NOTICE}\n"
     assert "the ids are those of" in ran.err
     assert cli("decode", *ran.out.decode().split()).err == f"gpt2-tf: {BUNDLED_VOCABULARY_NOTICE}\n"
 
 
-def test_encode_and_decode_nothing(cli, tiny_folder):
+def test_encode_and_decode_of_empty_input(cli, tiny_folder):
     assert cli("encode", "--model", tiny_folder, "") == (0, b"\n", "")
     assert cli("decode", "--model", tiny_folder, "-", stdin=b" \n") == (0, b"", "")

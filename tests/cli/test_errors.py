@@ -12,7 +12,7 @@ from gpt2_tf.weights.tensor_bundle import read_index
 DATA = "model.ckpt.data-00000-of-00001"
 
 
-# For each: the arguments after --model TINY, stdin, and what the line says.
+# Each case: the command line before `--model TINY`, stdin, and parts of the error.
 ASKED = {
     "empty prompt": (["generate", ""], b"", ["prompt is empty", "leave it out to start from <|endoftext|>"]),
     "empty stdin": (["generate", "-"], b"", ["prompt is empty"]),
@@ -90,7 +90,7 @@ def test_wrong_input(cli, tiny_folder, loaded, argv, stdin, parts):
     assert_error(cli(*argv, "--model", tiny_folder, stdin=stdin), 1, *parts)
 
 
-def test_wrong_input_to_the_bundled_model(cli):
+def test_wrong_input_to_the_bundled_model_comes_after_the_notice(cli):
     assert_error(cli("generate", ""), 1, "prompt is empty", notice=True)
 
 
@@ -103,12 +103,12 @@ NAMED = {
 
 @pytest.mark.parametrize("command", [["generate", "x"], ["encode", "x"], ["decode", "1"]], ids=lambda argv: argv[0])
 @pytest.mark.parametrize(("model", "parts"), NAMED.values(), ids=NAMED)
-def test_not_a_model(cli, tmp_path, monkeypatch, command, model, parts):
+def test_model_that_does_not_exist(cli, tmp_path, monkeypatch, command, model, parts):
     monkeypatch.chdir(tmp_path)
     assert_error(cli(*command, "--model", model), 1, *parts)
 
 
-def test_empty_folder(cli, tmp_path):
+def test_empty_model_folder(cli, tmp_path):
     wanted = ["expected a model's folder", "encoder.json", "`gpt2-tf download` fetches OpenAI's"]
     assert_error(cli("generate", "x", "--model", tmp_path), 1, str(tmp_path), *wanted)
     assert_error(cli("encode", "x", "--model", tmp_path), 1, str(tmp_path), *wanted)
@@ -116,7 +116,7 @@ def test_empty_folder(cli, tmp_path):
 
 
 def hparams(**changed):
-    """A change of hparams.json; None takes a key out."""
+    """Changes values in hparams.json; None removes a key."""
 
     def damage(place: Path) -> None:
         path = place / "hparams.json"
@@ -198,6 +198,6 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("damage", "parts"), DAMAGED.values(), ids=DAMAGED)
-def test_damaged_folder(cli, copy, damage, parts):
+def test_damaged_model_folder(cli, copy, damage, parts):
     damage(copy)
     assert_error(cli("generate", "x", "--length", 2, "--model", copy), 1, str(copy), *parts)

@@ -13,7 +13,7 @@ TEXT = "The quick brown fox jumps over the lazy dog.\r\n\nnaïve 色\n".encode()
 
 
 def results_of(ran: Ran) -> dict:
-    """What `evaluate` wrote to stdout, with nothing but a bar on stderr."""
+    """The report on stdout, after a run that printed only a progress bar on stderr."""
     assert ran.status == 0 and "row/s" in ran.err and "error" not in ran.err
     return json.loads(ran.out)
 
@@ -41,7 +41,7 @@ def test_evaluate_lambada_and_choice(cli, tiny_folder, loaded):
 
 
 @pytest.mark.parametrize("task", ["perplexity", "lambada", "choice"])
-def test_evaluate_in_shards(cli, tiny_folder, loaded, tmp_path, task):
+def test_shards_write_the_report_of_a_single_process(cli, tiny_folder, loaded, tmp_path, task):
     texts = [" ".join(TEXT.decode().split()[:n]) for n in (2, 3, 5, 6, 7)]
     lines = {
         "perplexity": TEXT.decode() * 3,
@@ -60,7 +60,7 @@ def test_evaluate_in_shards(cli, tiny_folder, loaded, tmp_path, task):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_evaluate_to_a_file_is_of_one_run(cli, tiny_folder, loaded, tmp_path):
+def test_a_journal_of_other_settings_or_text_is_refused(cli, tiny_folder, loaded, tmp_path):
     out = tmp_path / "out"
     options = ("evaluate", "perplexity", "-", "--model", tiny_folder, "--out", out, "--batch-size", 1)
     assert cli(*options, "--shard", "0/2", stdin=TEXT).status == 0

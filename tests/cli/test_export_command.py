@@ -6,7 +6,7 @@ from oracles.command_line import assert_error, text_of
 import gpt2_tf
 
 
-def test_export_passes_what_is_given_on(cli, tiny_folder, loaded, monkeypatch, tmp_path):
+def test_given_flags_reach_the_export(cli, tiny_folder, loaded, monkeypatch, tmp_path):
     from gpt2_tf.serving import saved_model
 
     asked = []
@@ -23,7 +23,7 @@ def test_export_passes_what_is_given_on(cli, tiny_folder, loaded, monkeypatch, t
 
 
 @pytest.mark.slow
-def test_export_writes_what_tensorflow_runs(cli, tiny_folder, loaded, tmp_path):
+def test_tensorflow_alone_runs_the_export(cli, tiny_folder, loaded, tmp_path):
     import tensorflow as tf
 
     ran = cli("export", "--model", tiny_folder, tmp_path / "out", "--length", 5, "--temperature", 0, "--check")
@@ -37,7 +37,7 @@ def test_export_writes_what_tensorflow_runs(cli, tiny_folder, loaded, tmp_path):
     assert text.decode() == completion.text
 
 
-def test_export_of_too_long_a_length(cli, tiny_folder, loaded, tmp_path):
+def test_max_length_beyond_the_window_is_refused(cli, tiny_folder, loaded, tmp_path):
     ran = cli("export", "--model", tiny_folder, tmp_path / "out", "--max-length", 33)
     assert_error(ran, 1, "max_length is 33, but must be 1 to 32")
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from gpt2_tf.cli.flags import BUNDLED_NOTICE
 from gpt2_tf.pretrained.load import fingerprint
 
 
-def test_generate_writes_the_prompt_and_what_follows(cli, tiny_folder, loaded):
+def test_output_is_the_prompt_and_its_continuation(cli, tiny_folder, loaded):
     model, enc = loaded
     context = enc.encode("The quick")
     ids = gpt2_tf.sample_sequence(model, length=7, context=context, temperature=0).numpy()[0].tolist()
@@ -21,7 +21,7 @@ def test_generate_writes_the_prompt_and_what_follows(cli, tiny_folder, loaded):
     assert text_of(ran) == "The quick" + enc.decode(ids[len(context) :])
 
 
-def test_generate_reads_stdin_to_the_last_byte(cli, tiny_folder, loaded):
+def test_stdin_is_read_to_the_last_byte(cli, tiny_folder, loaded):
     prompt = "naïve\r\n\n 色 \n"
     options = ("--model", tiny_folder, "--length", 5, "--seed", 3)
     ran = cli("generate", "-", *options, stdin=prompt.encode())
@@ -29,14 +29,14 @@ def test_generate_reads_stdin_to_the_last_byte(cli, tiny_folder, loaded):
     assert ran == cli("generate", prompt, *options)
 
 
-def test_generate_without_a_prompt_starts_from_end_of_text(cli, tiny_folder, loaded):
+def test_no_prompt_starts_from_end_of_text(cli, tiny_folder, loaded):
     model, enc = loaded
     ids = gpt2_tf.sample_sequence(model, length=8, start_token=enc.end_of_text, seed=1).numpy()[0, 1:].tolist()
     assert enc.end_of_text not in ids
     assert text_of(cli("generate", "--model", tiny_folder, "--length", 8, "--seed", 1)) == enc.decode(ids)
 
 
-def test_generate_takes_its_settings(cli, tiny_folder, loaded):
+def test_greedy_and_seeded_sampling(cli, tiny_folder, loaded):
     def text(*settings):
         return text_of(cli("generate", "The", "--model", tiny_folder, "--length", 12, *settings))
 
@@ -47,7 +47,7 @@ def test_generate_takes_its_settings(cli, tiny_folder, loaded):
     assert text() != text()
 
 
-def test_generate_writes_several_samples_apart(cli, tiny_folder, loaded):
+def test_several_samples_have_banners(cli, tiny_folder, loaded):
     options = ("generate", "The", "--model", tiny_folder, "--length", 9, "--seed", 5)
     three = text_of(cli(*options, "--nsamples", 3))
     samples = three.split("======== SAMPLE ")
@@ -60,7 +60,7 @@ def test_generate_writes_several_samples_apart(cli, tiny_folder, loaded):
         assert text_of(cli(*options, "--nsamples", 3, "--batch-size", batch_size)) == three
 
 
-def test_generate_passes_every_setting_on(cli, tiny_folder, loaded):
+def test_every_sampling_flag_reaches_generate(cli, tiny_folder, loaded):
     settings = {
         "length": 25,
         "temperature": 0.9,
@@ -75,15 +75,15 @@ def test_generate_passes_every_setting_on(cli, tiny_folder, loaded):
     flags = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
     (whole,) = gpt2_tf.generate(*loaded, "The", **settings)
     for name, other in {"min_p": 1, "repetition_penalty": 1, "top_k": 1, "temperature": 0.1, "length": 20}.items():
-        # It matters, so a flag that goes astray is seen.
+        # Each of these changes the text, so a flag that is dropped would be noticed.
         assert gpt2_tf.generate(*loaded, "The", **settings | {name: other})[0].text != whole.text
     assert text_of(cli("generate", "The", "--model", tiny_folder, *flags)) == "The" + whole.text
 
 
-def test_generate_stops_where_it_is_told(cli, tiny_folder, loaded):
+def test_stop_strings_end_the_text(cli, tiny_folder, loaded):
     options = ("generate", "The", "--model", tiny_folder, "--length", 28, "--seed", 4)
     text = text_of(cli(*options, "--stop", "")).removeprefix("The")
-    pairs = [text[i : i + 2] for i in range(2, len(text)) if text[i : i + 2].isascii()]  # whole characters alone
+    pairs = [text[i : i + 2] for i in range(2, len(text)) if text[i : i + 2].isascii()]  # two whole characters
     first, second = pairs[0], pairs[-1]
     for stops in ([first], [second], [second, first]):
         flags = [part for stop in stops for part in ("--stop", stop.replace("\\", r"\\").replace("\n", r"\n"))]
@@ -92,14 +92,14 @@ def test_generate_stops_where_it_is_told(cli, tiny_folder, loaded):
     assert len(text_of(cli(*options, "--stop", first, "--min-length", 28))) > len("The" + text[: text.index(first)])
 
 
-def test_generate_stops_at_a_newline_as_a_shell_gives_it(cli):
+def test_stop_takes_an_escaped_newline(cli):
     options = ("generate", "ROMEO:\nNay", "--model", "shakespeare", "--length", 40, "--seed", 1)
     text = text_of(cli(*options)).removeprefix("ROMEO:\nNay")
     assert "\n" in text
     assert text_of(cli(*options, "--stop", r"\n")) == "ROMEO:\nNay" + text[: text.index("\n")]
 
 
-def test_generate_past_the_window(cli, tiny_folder, loaded):
+def test_window_flag_allows_more_tokens_than_the_window(cli, tiny_folder, loaded):
     options = ("generate", "The", "--model", tiny_folder, "--length", 50, "--seed", 1, "--stop", "")
     assert_error(cli(*options), 1, "length is 50")
     ran = cli(*options, "--window", "--json")
@@ -107,7 +107,7 @@ def test_generate_past_the_window(cli, tiny_folder, loaded):
 
 
 @pytest.mark.parametrize("draft", ["lookup", "TINY"])
-def test_generate_with_a_draft(cli, tiny_folder, loaded, draft, monkeypatch):
+def test_draft_model_leaves_the_text_unchanged(cli, tiny_folder, loaded, draft, monkeypatch):
     seen = []
     stream = gpt2_tf.stream
     monkeypatch.setattr(gpt2_tf, "stream", lambda *args, **kw: seen.append(kw["draft"]) or stream(*args, **kw))
@@ -118,7 +118,7 @@ def test_generate_with_a_draft(cli, tiny_folder, loaded, draft, monkeypatch):
     assert seen[1] == draft or isinstance(seen[1], GPT2)
 
 
-def test_generate_json(cli, tiny_folder, loaded):
+def test_json_has_a_line_per_sample(cli, tiny_folder, loaded):
     options = ("generate", "naïve 色", "--model", tiny_folder, "--length", 6, "--seed", 2, "--json")
     expected = gpt2_tf.generate(*loaded, "naïve 色", length=6, seed=2, num_samples=3)
     lines = text_of(cli(*options, "--nsamples", 3)).split("\n")
@@ -126,7 +126,7 @@ def test_generate_json(cli, tiny_folder, loaded):
     assert json.loads(text_of(cli(*options)))["ids"] == expected[0].ids
 
 
-def test_generate_from_a_file(cli, tiny_folder, loaded, tmp_path):
+def test_file_of_prompts(cli, tiny_folder, loaded, tmp_path):
     prompts = ["The quick brown fox", "x", "naïve 色", "The"]
     (tmp_path / "prompts.txt").write_bytes("\r\n".join(prompts).encode())
     options = ("generate", "--model", tiny_folder, "--length", 6, "--seed", 2, "--nsamples", 2, "--batch-size", 3)
@@ -147,7 +147,7 @@ def test_generate_from_a_file(cli, tiny_folder, loaded, tmp_path):
     assert_error(ran, 1, f"{out} exists already", "choose another --out, or remove it")
 
 
-def test_generate_in_shards(cli, tiny_folder, loaded, tmp_path):
+def test_shards_write_the_file_of_a_single_process(cli, tiny_folder, loaded, tmp_path):
     prompts = b"The quick brown fox\nx\nna\xc3\xafve\nThe\nThe lazy dog\n"
     options = ("generate", "--model", tiny_folder, "--file", "-", "--length", 6, "--seed", 2, "--batch-size", 2)
     whole = cli(*options, "--json", stdin=prompts).out
@@ -163,8 +163,8 @@ def test_generate_in_shards(cli, tiny_folder, loaded, tmp_path):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_record_is_of_one_batch_size_and_draft(cli, tiny_folder, loaded, tmp_path):
-    """Both change the last bits of log-probabilities, and could a token."""
+def test_a_journal_of_another_batch_size_or_draft_is_refused(cli, tiny_folder, loaded, tmp_path):
+    """Both can change the last bits of log-probabilities, and with them a token."""
     out = tmp_path / "out"
     options = ("generate", "The", "--model", tiny_folder, "--length", 6, "--seed", 2, "--nsamples", 2, "--out", out)
     options += ("--batch-size", 1, "--shard")
@@ -187,7 +187,7 @@ def test_a_record_is_of_one_batch_size_and_draft(cli, tiny_folder, loaded, tmp_p
         (["--file", "-", "--out", "o"], "interrupted; run the same command again to resume"),
     ],
 )
-def test_ctrl_c_says_what_is_left(cli, tiny_folder, loaded, tmp_path, monkeypatch, argv, says):
+def test_ctrl_c_says_how_to_resume(cli, tiny_folder, loaded, tmp_path, monkeypatch, argv, says):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -197,7 +197,7 @@ def test_ctrl_c_says_what_is_left(cli, tiny_folder, loaded, tmp_path, monkeypatc
     assert (ran.status, ran.err) == (130, f"gpt2-tf: {says}\n")
 
 
-def test_bundled_model_answers_where_none_is_named(cli):
+def test_bundled_model_is_the_default(cli):
     options = ("generate", "ROMEO:", "--seed", 1, "--length", 20)
     ran = cli(*options)
     text = ran.out.decode()
@@ -208,7 +208,7 @@ def test_bundled_model_answers_where_none_is_named(cli):
     assert text == text_of(cli(*options, "--model", "shakespeare")) + "\n"
 
 
-def test_bundled_model_writes_without_a_prompt(cli):
+def test_bundled_model_without_a_prompt(cli):
     text = text_of(cli("generate", "--model", "shakespeare", "--seed", 1, "--length", 60))
     assert len(text.split()) > 10
     assert "<|endoftext|>" not in text

@@ -1,4 +1,4 @@
-"""`gpt2-tf info`: what a model is, by its files alone."""
+"""`gpt2-tf info`: a model's hyperparameters and files, without a download."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from gpt2_tf import HParams
 DATA = "model.ckpt.data-00000-of-00001"
 
 
-def test_bundled_model_described(cli):
+def test_info_of_the_bundled_model(cli):
     ran = cli("info")
     assert (ran.status, ran.err) == (0, "")
     described = dict(line.split(maxsplit=1) for line in ran.out.decode().splitlines())
@@ -35,7 +35,7 @@ def test_info_of_a_folder(cli, tiny_folder):
     }
 
 
-def test_info_of_a_size_fetches_nothing(cli, tmp_path):
+def test_info_of_a_size_downloads_nothing(cli, tmp_path):
     out = text_of(cli("info", "--model", "117M", "--models-dir", tmp_path))
     assert "124,439,808" in out
     assert f"not in {tmp_path / '124M'}; `gpt2-tf download 124M --models-dir {tmp_path}` fetches them" in out

@@ -1,4 +1,4 @@
-"""A session: what the model is given, what the commands change, and at a real terminal what Ctrl-C and Ctrl-D do."""
+"""An interactive session: its text, its commands, and Ctrl-C and Ctrl-D at a real terminal."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def greedy(session, text):
     return completion.text
 
 
-def test_the_text_so_far_goes_along(session):
+def test_each_answer_continues_the_whole_text(session):
     first = "".join(session.answer("the then"))
     assert first == greedy(session, "the then")
     assert session.text == "the then" + first
@@ -35,19 +35,19 @@ def test_the_text_so_far_goes_along(session):
     assert session.text == f"the then{first}\nthem{second}"
 
 
-def test_an_empty_line_lets_the_model_write_on(session):
+def test_an_empty_line_continues_without_new_text(session):
     first = "".join(session.answer(""))
     assert first == greedy(session, None)
     assert "".join(session.answer("")) == greedy(session, first)
 
 
-def test_a_line_is_not_parted_twice(session):
+def test_no_second_newline_after_a_newline(session):
     session.text = "the\n"
     answer = "".join(session.answer("e"))
     assert session.text == "the\ne" + answer
 
 
-def test_an_answer_that_is_stopped_stays_as_far_as_it_came(session):
+def test_a_stopped_answer_stays_in_the_text(session):
     pieces = session.answer("the then")
     begun = next(pieces) + next(pieces)
     pieces.close()
@@ -61,7 +61,7 @@ def test_the_window_slides(session):
     assert len(session.enc.encode(session.text)) > 3 * session.model.hparams.n_ctx
 
 
-def test_answers_differ_and_a_seed_gives_the_session_again(lively, enc):
+def test_answers_differ_and_the_same_seed_repeats_the_session(lively, enc):
     def texts(session):
         return ["".join(session.answer("the")) or session.command("/reset") for _ in range(3)]
 
@@ -77,7 +77,7 @@ def test_answers_differ_and_a_seed_gives_the_session_again(lively, enc):
     assert len(answers) > 5
 
 
-def test_settings_change_on_the_fly(session):
+def test_set_shows_and_changes_settings(session):
     assert session.command("/set temperature 0.7") == "temperature        0.7"
     assert session.settings["temperature"] == 0.7
     assert session.command("/set top-k   5") == "top_k              5"
@@ -114,14 +114,14 @@ def test_reset_and_help(session):
         ("/set top_p 2", "top_p is '2', but must be a number above 0 and at most 1"),
     ],
 )
-def test_a_wrong_command_says_what_fits(session, line, message):
+def test_a_wrong_command_changes_nothing(session, line, message):
     before = dict(session.settings)
     with pytest.raises(ValueError, match=message):
         session.command(line)
     assert session.settings == before
 
 
-def test_a_setting_the_model_refuses_leaves_the_text(session):
+def test_a_setting_that_the_model_refuses_leaves_the_text(session):
     list(session.answer("the"))
     before = session.text
     session.command("/set top_k 1000")
@@ -152,7 +152,7 @@ def test_lines_from_a_pipe():
 
 
 class Terminal:
-    """A command at a pseudo-terminal of its own, where a Ctrl-C that is typed is a real SIGINT."""
+    """A command at a pseudo-terminal of its own, where a typed Ctrl-C is a real SIGINT."""
 
     LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 
@@ -168,7 +168,7 @@ class Terminal:
         os.write(self.master, text.encode())
 
     def wait(self, condition) -> str:
-        """Reads until the condition holds of what came since the last wait; gives that."""
+        """Reads until the condition holds for the output since the last wait, and returns that output."""
         deadline = time.monotonic() + 60
         while not condition(self.seen):
             assert time.monotonic() < deadline, self.seen
@@ -223,7 +223,7 @@ def test_a_session_at_a_terminal(terminal):
     session.wait(ends_with("100000\n> "))
 
     session.type("Nay\n")
-    session.wait(lambda seen: len(seen) > 200)  # it is shown as it is written
+    session.wait(lambda seen: len(seen) > 200)  # shown while it is generated
     start = time.monotonic()
     session.type("\x03")
     session.wait(ends_with("\n> "))
@@ -232,7 +232,7 @@ def test_a_session_at_a_terminal(terminal):
 
     session.type("half a line")
     session.wait(ends_with("half a line"))
-    time.sleep(0.5)  # input() sees a Ctrl-C at the next key, if it comes between its echo and its waiting
+    time.sleep(0.5)  # a Ctrl-C between input()'s echo and its waiting is noticed only at the next key
     session.type("\x03")
     session.wait(ends_with("\n> "))
     session.type("/set length 4\n")
@@ -244,12 +244,12 @@ def test_a_session_at_a_terminal(terminal):
 
 
 @pytest.mark.slow
-def test_ctrl_c_where_a_text_is_streamed_to_a_terminal(terminal):
+def test_ctrl_c_stops_a_stream_to_a_terminal(terminal):
     options = ("--model", "shakespeare", "--length", "100000", "--window", "--stop", "", "--seed", "1")
     running = terminal("-m", "gpt2_tf", "generate", "ROMEO:", *options)
     seen = running.wait(lambda seen: len(seen) > 300)
     assert seen.startswith("ROMEO:")
-    assert sum(not content.endswith(b"\n") for content in running.reads) > 10  # as it is written, not by the line
+    assert sum(not content.endswith(b"\n") for content in running.reads) > 10  # shown token by token, not line by line
     running.type("\x03")
     status, rest = running.end()
     assert status == 130

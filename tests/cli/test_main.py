@@ -1,4 +1,4 @@
-"""What only a process shows: the exit status, silence, closed streams, a full disk, Ctrl-C."""
+"""The program as a process: exit status, stderr, closed streams, a full disk, Ctrl-C."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def test_debug_shows_the_traceback(process):
 @pytest.mark.parametrize(
     "argv", [["--help"], ["generate", "--help"], ["interactive", "--help"], ["download", "--help"]], ids=" ".join
 )
-def test_help(cli, argv):
+def test_help_goes_to_stdout(cli, argv):
     ran = cli(*argv)
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith(b"usage: gpt2-tf")
@@ -53,7 +53,7 @@ def test_version(process):
     ],
     ids=" ".join,
 )
-def test_quick_commands_leave_tensorflow_alone(environment, tiny_folder, argv):
+def test_quick_commands_do_not_import_tensorflow(environment, tiny_folder, argv):
     argv = [str(tiny_folder) if argument == "TINY" else argument for argument in argv]
     script = (
         "import sys; from gpt2_tf.cli import main\n"
@@ -81,7 +81,7 @@ def test_tensorflow_is_silent(environment, tiny_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_tensorflow_speaks_where_it_is_asked_to(process, tiny_folder):
+def test_tensorflow_messages_can_be_turned_on(process, tiny_folder):
     ran = process(
         "generate", "--model", tiny_folder, "x", "--length", "3", "--seed", "1", env={"TF_CPP_MIN_LOG_LEVEL": "0"}
     )
@@ -90,7 +90,7 @@ def test_tensorflow_speaks_where_it_is_asked_to(process, tiny_folder):
     assert ran.stderr
 
 
-def test_a_prompt_that_is_not_utf8(process, tiny_folder):
+def test_an_argument_that_is_not_utf8(process, tiny_folder):
     ran = process("encode", "--model", tiny_folder, b"caf\xe9")
     assert_error(
         Ran(ran.returncode, ran.stdout, ran.stderr.decode()), 1, "the text is not UTF-8: byte 0xe9 at offset 3"
@@ -126,7 +126,7 @@ ENDLESS = [sys.executable, "-m", "gpt2_tf", "generate", "The", "--length", "9999
 
 @pytest.fixture
 def long(copy):
-    """The tiny model with a window that takes minutes to fill."""
+    """The tiny model with a window so large that filling it takes minutes."""
     GPT2(HParams(n_vocab=300, n_ctx=100_000, n_embd=16, n_head=2, n_layer=2)).save_checkpoint(copy)
     return copy
 
@@ -137,7 +137,7 @@ def test_ctrl_c_ends_a_stream_with_the_text_so_far(environment, long):
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             begun = os.read(process.stdout.fileno(), 3)
-            while len(begun) < 10:  # the text itself, and not as it ends
+            while len(begun) < 10:  # wait for the first tokens
                 begun += os.read(process.stdout.fileno(), 100)
             start = time.monotonic()
             process.send_signal(signal.SIGINT)
@@ -158,7 +158,7 @@ def test_ctrl_c_ends_a_batch(environment, long):
         try:
             maps = Path(f"/proc/{process.pid}/maps")
             wait_until(lambda: "tensorflow" in maps.read_text())
-            time.sleep(8)  # past the import and the tracing, into the loop
+            time.sleep(8)  # long enough to import, trace and enter the loop
             assert process.poll() is None
             start = time.monotonic()
             process.send_signal(signal.SIGINT)
@@ -193,7 +193,7 @@ def test_ctrl_c_while_tensorflow_is_imported(environment, tiny_folder):
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(environment, tiny_folder, closed):
-    """As a daemon has them: no traceback, and what is left open has what it should."""
+    """A daemon has closed streams: there is no traceback, and the streams that are open get their output."""
     command = f"{sys.executable} -m gpt2_tf encode 'The quick' --model {tiny_folder} {closed}"
     ran = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -11,7 +11,7 @@ from gpt2_tf.cli.parser import Parser
 
 
 def parsers(parser: Parser) -> Iterator[Parser]:
-    """A parser, and those of its commands."""
+    """A parser and the parsers of its commands."""
     yield parser
     for command in parser.commands.values():
         yield from parsers(command)

@@ -8,7 +8,7 @@ import pytest
 from oracles.command_line import assert_error, text_of
 
 
-def test_prepare_in_a_models_ids(cli, tiny_folder, tmp_path):
+def test_prepare_with_a_models_vocabulary(cli, tiny_folder, tmp_path):
     from encoder import Encoder
     from gpt2_tf.data.prepared import load_prepared
 
@@ -28,7 +28,7 @@ def test_prepare_in_a_models_ids(cli, tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize("size, n_vocab", [("chars", 7), ("260", 260)])
-def test_prepare_a_new_vocabulary(cli, tmp_path, size, n_vocab):
+def test_prepare_with_a_new_vocabulary(cli, tmp_path, size, n_vocab):
     from gpt2_tf.data.prepared import load_prepared
 
     (tmp_path / "a.txt").write_text("the then them " * 9)
@@ -63,14 +63,14 @@ CHARS = ["a.txt", "--out", "out", "--vocab-size", "chars"]
         (["a.txt", "--out", "out", "--model", "nope"], 1, ["there is no model 'nope': expected a size"]),
     ],
 )
-def test_wrong_prepare(cli, tmp_path, monkeypatch, argv, status, parts):
+def test_wrong_prepare_arguments(cli, tmp_path, monkeypatch, argv, status, parts):
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_bytes("é caf".encode()[:5] + b"\xe9")
     assert_error(cli("prepare", *argv), status, *parts)
     assert not Path("out/train.bin").exists()
 
 
-def test_prepare_leaves_tensorflow_alone_and_shows_how_far_it_is(environment, tmp_path):
+def test_prepare_shows_progress_without_tensorflow(environment, tmp_path):
     (tmp_path / "a.txt").write_text("the then them " * 400_000)
     code = """
 import sys, tqdm
