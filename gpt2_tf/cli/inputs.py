@@ -30,7 +30,11 @@ def read_file(name: str) -> str:
         >>> read_file("a.txt")
         'ROMEO:'
     """
-    return _decode(sys.stdin.buffer.read(), "stdin") if name == "-" else _decode(Path(name).read_bytes(), name)
+    if name == "-":
+        return _decode(sys.stdin.buffer.read(), "stdin")
+    if Path(name).is_dir():
+        raise IsADirectoryError(f"{name} is a folder; expected a file of text")
+    return _decode(Path(name).read_bytes(), name)
 
 
 def _decode(content: bytes, name: str) -> str:

@@ -371,5 +371,9 @@ def resolve_length(hparams: HParams, seq: int, length: int | None, slide: bool) 
         return DEFAULT_LENGTH if length is None else length
     if length is None:
         length = max(1, min(DEFAULT_LENGTH, hparams.n_ctx + 1 - seq))
-    check_length(hparams, seq, length)
+    try:
+        check_length(hparams, seq, length)
+    except ValueError as error:
+        hint = "or let the window slide: window=True in Python, --window on the command line"
+        raise ValueError(f"{error}; {hint}") from None
     return int(length)

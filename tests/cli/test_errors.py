@@ -33,6 +33,13 @@ ASKED = {
     "empty line": (["generate", "--file", "-"], b"a\n\nb\n", ["stdin: line 2 is empty", "remove it"]),
     "file not UTF-8": (["generate", "--file", "-"], b"a\n\xff\n", ["stdin is not UTF-8: byte 0xff at offset 2"]),
     "missing file": (["generate", "--file", "/nowhere/p.txt"], b"", ["/nowhere/p.txt: No such file or directory"]),
+    "folder for a file": (["generate", "--file", "/"], b"", ["/ is a folder; expected a file of text"]),
+    "folder for a text": (["evaluate", "perplexity", "/"], b"", ["/ is a folder; expected a file of text"]),
+    "escape sequence in a name": (
+        ["generate", "--file", "\x1b[31mred\r\n"],
+        b"",
+        [r"\x1b[31mred\r\n: No such file or directory"],
+    ),
     "long line": (
         ["generate", "--file", "-"],
         b"a\n" + b"#" * 40 + b"\n",
@@ -43,13 +50,13 @@ ASKED = {
     "stops too long": (
         ["generate", "x", "--stop", "s" * 257],
         b"",
-        ["the stop strings have 257 bytes", "may have 256"],
+        ["the stop strings have 257 bytes", "may have at most 256"],
     ),
     "top_k over the vocabulary": (["generate", "x", "--top-k", "301", "--length", "2"], b"", ["301", "300"]),
     "length over the window": (
         ["generate", "##", "--length", "32"],
         b"",
-        ["length is 32", "1 to 31", "window is 32 tokens", "the prompt has 2"],
+        ["length is 32", "1 to 31", "window is 32 tokens", "the prompt has 2", "--window on the command line"],
     ),
     "id too large": (["decode", "5", "99999999"], b"", ["99999999 at position 1", "from 0 to 299"]),
     "id one too large": (["decode", "300"], b"", ["300 at position 0", "from 0 to 299"]),

@@ -1,6 +1,7 @@
 """An interactive session: its text, its commands, and Ctrl-C and Ctrl-D at a real terminal."""
 
 import contextlib
+import io
 import os
 import select
 import subprocess
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from gpt2_tf import generate
-from gpt2_tf.cli.interactive import HELP, SESSION_SETTINGS, Session
+from gpt2_tf.cli.interactive import HELP, SESSION_SETTINGS, Session, answer_lines
 from gpt2_tf.cli.sampling_flags import SETTINGS
 
 VALUES = {name: SETTINGS[name].default for name in SESSION_SETTINGS} | {"length": 6, "seed": 3}
@@ -85,6 +86,21 @@ def test_set_shows_and_changes_settings(session):
     assert session.settings["stop"] == ("\n",)
     assert session.command("/set top_k") == "top_k              5"
     assert [line.split()[0] for line in session.command("/set").splitlines()] == list(SESSION_SETTINGS)
+
+
+@pytest.mark.parametrize("word", ["quit", "exit", "/quit", "/exit", " quit "])
+def test_quit_and_exit_end_the_session(session, monkeypatch, capsys, word):
+    lines = f"/set length 2\n{word}\n/set length 3\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    answer_lines(session)
+    assert session.settings["length"] == 2
+    assert capsys.readouterr() == ("", "length             2\n")
+
+
+def test_quit_within_a_line_is_text(session, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"quit now\n")))
+    answer_lines(session)
+    assert session.text == "quit now" + capsys.readouterr().out[:-1]
 
 
 def test_a_changed_setting_acts_on_the_next_answer(session):
