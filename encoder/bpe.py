@@ -1,7 +1,8 @@
-"""Text <-> token ids from OpenAI's two files, `encoder.json` (token -> id) and `vocab.bpe` (merges, first come first).
+"""Text to token ids and back, by OpenAI's two files: `encoder.json` (token -> id) and `vocab.bpe` (the merges).
 
-The merging is tiktoken's, which is OpenAI's and fast; this file reads the vocabulary, and proves that tiktoken's rule
-(merge the neighbours whose joined bytes have the lowest id) gives OpenAI's ids (merge the pair listed first) on it.
+OpenAI's rule merges the neighbouring pair that `vocab.bpe` lists first. The fast library tiktoken, which does the
+encoding here, merges the neighbours whose joined bytes have the lowest id. Both rules give the same ids for most
+vocabularies. This file reads a vocabulary and refuses those for which the two rules differ.
 """
 
 import json
@@ -13,29 +14,49 @@ from operator import index
 import tiktoken
 
 END_OF_TEXT = "<|endoftext|>"
-VERSION = "#version: 0.2"
+VERSION = "#version: 0.2"  # the first line of a vocab.bpe
 
-# OpenAI's 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+ made atomic (++).
-# Its `\s+(?!\S)` keeps a stack entry for each space and fails at a million of them, so 256 are taken at a time.
-# OpenAI ran it in Python's `regex`. tiktoken's \s is the same, and its \p{L} and \p{N} differ from any `regex` only on
-# characters that one of the two is too old to know: tiktoken 0.14 knows Unicode 16, `regex` a new one every autumn.
+# OpenAI's pattern, 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, with possessive
+# quantifiers (++), which never backtrack. For `\s+(?!\S)`, tiktoken's engine keeps a stack entry per space and fails at
+# a million spaces, so spaces are matched in blocks of 256.
+# OpenAI used Python's `regex` package. Its \s equals tiktoken's. Its \p{L} and \p{N} differ only in characters that the
+# older of the two does not know: tiktoken 0.14 has Unicode 16, and `regex` gets a new Unicode version every autumn.
 PATTERN = r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|(?:\s{256}(?=\s\s))*+\s+(?!\S)|\s"
 
-# A byte as a printable character, in the order of OpenAI's ids 0..255: those which print as themselves, then the rest.
+# The printable character that stands for each byte in the two files, in the order of OpenAI's ids 0 to 255. Printable
+# bytes come first and stand for themselves. The other bytes follow, as the characters from U+0100.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 BYTES = {chr(byte): byte for byte in _PRINTABLE}
 BYTES |= {chr(256 + n): byte for n, byte in enumerate(byte for byte in range(256) if byte not in _PRINTABLE)}
 
 
 class Encoder:
-    """Text <-> token ids, exactly OpenAI's.
+    """Text to token ids and back, with exactly OpenAI's ids.
 
-    `n_vocab` is the number of tokens, `end_of_text` the id of `<|endoftext|>`, `special_tokens` name -> id of it and
-    of its like, `tokens[id]` a token's bytes, `merges` pair of ids -> the id they merge to, the first to merge first.
+    Attributes:
+        n_vocab: int, the number of tokens.
+        end_of_text: int, the id of `<|endoftext|>`.
+        special_tokens: dict, name -> id of `<|endoftext|>` and other tokens that are neither bytes nor merged.
+        tokens: list, the bytes of each token, by id.
+        merges: dict, pair of ids -> id of the merged token; pairs that merge first come first.
+
+    Args:
+        encoder_json: the content of `encoder.json`.
+        vocab_bpe: the content of `vocab.bpe`.
+        folder: the files' folder, used only in error messages.
+
+    Raises:
+        ValueError: the two files are damaged, or not a vocabulary together.
+
+    Example:
+        >>> ids = enc.encode("To be, or not to be")
+        >>> enc.decode(ids)
+        'To be, or not to be'
+        >>> enc.n_vocab, enc.end_of_text
+        (1024, 1023)
     """
 
     def __init__(self, encoder_json: bytes, vocab_bpe: bytes, folder: str | os.PathLike = ""):
-        """Read the two files' contents; `folder` only names them in errors. ValueError where they are no vocabulary."""
         self._files = {"encoder.json": encoder_json, "vocab.bpe": vocab_bpe}
         ids = _read_ids(encoder_json, os.path.join(folder, "encoder.json"))
         ranks, self.merges = _read_merges(vocab_bpe, ids, os.path.join(folder, "vocab.bpe"))
@@ -54,7 +75,17 @@ class Encoder:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike) -> "Encoder":
-        """Read `encoder.json` and `vocab.bpe` in `folder`. FileNotFoundError or ValueError, in one line."""
+        """Read `encoder.json` and `vocab.bpe` in a folder.
+
+        Raises:
+            FileNotFoundError: one of the two files is missing.
+            ValueError: the files are damaged.
+
+        Example:
+            >>> enc.save("vocabulary")
+            >>> Encoder.from_folder("vocabulary").n_vocab
+            1024
+        """
         contents = []
         for name in ("encoder.json", "vocab.bpe"):
             try:
@@ -68,25 +99,55 @@ class Encoder:
         return cls(*contents, folder=folder)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write the two files into `folder`, byte for byte as they were read; each appears whole or not at all."""
+        """Write `encoder.json` and `vocab.bpe`, with the same bytes that were read. Each file appears complete.
+
+        Args:
+            folder: made if missing; files of the same name in it are replaced.
+
+        Raises:
+            OSError: a file cannot be written.
+
+        Example:
+            >>> enc.save("copy")
+            >>> sorted(os.listdir("copy"))
+            ['encoder.json', 'vocab.bpe']
+        """
         os.makedirs(folder, exist_ok=True)
         for name, content in self._files.items():
             path = os.path.join(folder, name)
-            temporary = f"{path}.{os.getpid()}.tmp"
+            temporary = f"{path}.{os.getpid()}.tmp"  # not by gpt2_tf.files, because this package works without gpt2_tf
             try:
                 with open(temporary, "wb") as file:
                     file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
                 os.replace(temporary, path)
-            except BaseException:
+            except BaseException as error:
                 if os.path.exists(temporary):
                     os.remove(temporary)
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise OSError(error.errno, error.strerror, path) from error
                 raise
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
-        """The ids of `text`; special tokens in it are plain text but for those that `allowed_special` names (or "all").
+        """Return the token ids of a text.
 
-        A pair of surrogates is the character that it stands for; an unpaired one, which UTF-8 cannot hold, is U+FFFD.
-        ValueError for a special token that the vocabulary lacks, and for a character that it has no bytes for.
+        Python strings can hold surrogates, which UTF-8 cannot. A pair of surrogates is read as the character that it
+        stands for. An unpaired surrogate is read as U+FFFD, the replacement character.
+
+        Args:
+            text: any text.
+            allowed_special: the names of the special tokens to recognize in the text, or "all". All others are plain
+                text; default none, so "<|endoftext|>" is plain text.
+
+        Raises:
+            ValueError: the vocabulary lacks a token of `allowed_special`, or has no bytes for a character.
+
+        Example:
+            >>> enc.encode("ROMEO:<|endoftext|>", allowed_special=["<|endoftext|>"])[-1] == enc.end_of_text
+            True
+            >>> enc.end_of_text in enc.encode("ROMEO:<|endoftext|>")
+            False
         """
         allowed = self._allowed(allowed_special)
         self._check(text, allowed)
@@ -95,50 +156,79 @@ class Encoder:
     def encode_batch(
         self, texts: Sequence[str], allowed_special: Collection[str] = (), num_threads: int = 8
     ) -> list[list[int]]:
-        """`encode` for each of `texts`, in `num_threads` threads."""
+        """Return the token ids of each text, as `encode` gives them, computed in several threads.
+
+        Args:
+            texts: a sequence of texts.
+            allowed_special: as in `encode`.
+            num_threads: the number of threads, at least 1; default 8.
+
+        Example:
+            >>> enc.encode_batch(["To be", "or not"]) == [enc.encode("To be"), enc.encode("or not")]
+            True
+        """
         if isinstance(texts, str):
-            raise TypeError("encode_batch takes a list of texts, not one str; encode() takes one")
+            raise TypeError("encode_batch takes a list of texts, not a str; use encode for a single text")
         allowed = self._allowed(allowed_special)
         for text in texts:
             self._check(text, allowed)
         return self._bpe.encode_batch(texts, num_threads=num_threads, allowed_special=allowed, disallowed_special=())
 
     def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
-        """The text of `ids`; `errors` as in `bytes.decode`, for ids that stop inside a character. See decode_bytes."""
+        """Return the text of token ids.
+
+        Args:
+            ids: a sequence or 1-D array of integers from 0 to n_vocab - 1.
+            errors: what to do with incomplete UTF-8, as in `bytes.decode`. Ids can end inside a character; the default
+                "replace" gives U+FFFD for it.
+
+        Raises:
+            ValueError: an id is not an integer, or out of range.
+
+        Example:
+            >>> enc.decode(enc.encode("naïve"))
+            'naïve'
+        """
         return self.decode_bytes(ids).decode("utf-8", errors)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of `ids`, a sequence or 1-D array of integers. ValueError for what is no id."""
+        """Return the bytes of token ids, which can end inside a character. Arguments and errors are those of `decode`.
+
+        Example:
+            >>> enc.decode_bytes(enc.encode("ï"))
+            b'\\xc3\\xaf'
+        """
         return b"".join([self.tokens[i] for i in self._checked(ids)])
 
     def _allowed(self, names: Collection[str]) -> set[str]:
         names = set(self.special_tokens) if names == "all" else {names} if isinstance(names, str) else set(names)
         if unknown := sorted(names - set(self.special_tokens)):
             raise ValueError(
-                f"{unknown[0]!r} is no special token of this vocabulary; it has {', '.join(self.special_tokens)}"
+                f"{unknown[0]!r} is not a special token of this vocabulary; expected {', '.join(self.special_tokens)}"
             )
         return names
 
     def _check(self, text: str, allowed: set[str]) -> None:
-        """ValueError for a byte of the text that has no token, as in a vocabulary of a text's own characters."""
+        """Raise ValueError if a byte of the text has no token, as can happen with a vocabulary of single characters."""
         if len(self._bytes) == 256:
             return
         for name in allowed:
             text = text.replace(name, "")
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # as tiktoken reads surrogates
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # surrogates as tiktoken reads them
         if unknown := set(text.encode().translate(None, self._bytes)):
             character = next(c for c in text if unknown & set(c.encode()))
             raise ValueError(
                 f"{character!r} can't be encoded: this vocabulary of {self.n_vocab} tokens has no such character; "
-                "leave it out, or take a vocabulary with all 256 bytes"
+                "remove it, or use a vocabulary with all 256 bytes"
             )
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
-        # a negative index would quietly count from the end, and NumPy's integers are slow one by one
+        """The ids as a list of Python integers; ValueError names the first that is not an id."""
+        # A list accepts negative indices in silence, so every id is checked. NumPy's integers are slow.
         ids = ids.tolist() if hasattr(ids, "tolist") else ids
         valid = f"expected integers from 0 to {self.n_vocab - 1}"
         if not isinstance(ids, Iterable):
-            raise ValueError(f"{ids!r} is no sequence of token ids; {valid}")
+            raise ValueError(f"{ids!r} is not a sequence of token ids; {valid}")
         checked = []
         for position, given in enumerate(ids):
             try:
@@ -146,25 +236,38 @@ class Encoder:
             except TypeError:
                 i = -1
             if not 0 <= i < self.n_vocab:
-                raise ValueError(f"{repr(given)[:40]} at position {position} is no token id; {valid}")
+                raise ValueError(f"{repr(given)[:40]} at position {position} is not a token id; {valid}")
             checked.append(i)
         return checked
 
 
 def get_encoder(model_name: str, models_dir: str | os.PathLike) -> Encoder:
-    """The Encoder of `models_dir`/`model_name`, as OpenAI's `get_encoder`. See Encoder.from_folder for errors."""
+    """Return the Encoder of a model, as OpenAI's function of that name does.
+
+    Args:
+        model_name: the model's folder in `models_dir`, such as "124M".
+        models_dir: the folder that holds the models.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Encoder.from_folder`.
+
+    Example:
+        >>> enc.save("models/tiny")
+        >>> get_encoder("tiny", "models").n_vocab
+        1024
+    """
     return Encoder.from_folder(os.path.join(models_dir, model_name))
 
 
 def _damaged(path: str, wrong: str, expected: str) -> ValueError:
     return ValueError(
-        f"{path}: {wrong}; expected {expected}; put back the encoder.json and vocab.bpe that were made together "
+        f"{path}: {wrong}; expected {expected}; use an encoder.json and a vocab.bpe that were made together "
         f"(`gpt2-tf download` fetches OpenAI's)"
     )
 
 
 def _read_ids(content: bytes, path: str) -> dict[str, int]:
-    """encoder.json: each token, its bytes as printable characters, -> its id."""
+    """Read encoder.json: each token, written in the printable characters of `BYTES`, -> its id."""
     expected = "a JSON object of tokens and ids, as OpenAI's encoder.json"
     if content.startswith(b"#version"):
         raise _damaged(path, "it holds merges, as a vocab.bpe does (are the two files swapped?)", expected)
@@ -188,7 +291,11 @@ def _read_ids(content: bytes, path: str) -> dict[str, int]:
 
 
 def _read_merges(content: bytes, ids: dict[str, int], path: str) -> tuple[dict[bytes, int], dict[tuple[int, int], int]]:
-    """vocab.bpe: the bytes of each token but the special ones -> its id, and pairs of ids -> the id they merge to."""
+    """Read vocab.bpe.
+
+    Returns:
+        The bytes of each token -> its id, without the special tokens; and pairs of ids -> the id of the merged token.
+    """
     try:
         lines = content.decode().replace("\r\n", "\n").split("\n")
     except UnicodeDecodeError as error:
@@ -196,11 +303,13 @@ def _read_merges(content: bytes, ids: dict[str, int], path: str) -> tuple[dict[b
         raise _damaged(path, wrong, "merges, as in OpenAI's vocab.bpe") from None
     if not lines[0].startswith("#version"):
         wrong = f"its first line is {lines[0][:40]!r}" if content.strip() else "it is empty"
-        raise _damaged(path, wrong, f"{VERSION!r} and then a merge a line")
+        raise _damaged(path, wrong, f"{VERSION!r} and then one merge per line")
     if lines.pop():
-        raise _damaged(path, f"its last line, {len(lines) + 1}, has no end: the file was cut short", "a whole line")
+        raise _damaged(
+            path, f"its last line, {len(lines) + 1}, has no line end: the file was cut short", "a complete line"
+        )
 
-    # All 256 but in a vocabulary of a text's own characters.
+    # All 256 bytes are tokens, except in a vocabulary of single characters.
     tokens = {character: bytes([byte]) for character, byte in BYTES.items() if character in ids}
     merges = {}
     last = -1
@@ -214,33 +323,34 @@ def _read_merges(content: bytes, ids: dict[str, int], path: str) -> tuple[dict[b
             continue
         at = f"line {number}, {line[:80]!r},"
         if not first or not second or " " in second:
-            raise _damaged(path, f"{at} is no merge", "two tokens with a space between")
+            raise _damaged(path, f"{at} is not a merge", "two tokens with a space between")
         if first not in tokens or second not in tokens:
             unknown = second if first in tokens else first
-            raise _damaged(path, f"{at} merges {unknown[:40]!r}", "bytes and the results of lines above")
+            raise _damaged(path, f"{at} merges {unknown[:40]!r}", "bytes and the results of the lines above")
         if token in tokens:
-            raise _damaged(path, f"{at} makes {token[:40]!r} a second time", "each token from one merge")
+            raise _damaged(path, f"{at} makes {token[:40]!r} a second time", "one merge per token")
         if token not in ids:
-            raise _damaged(path, f"{at} makes {token[:40]!r}", "a token that encoder.json holds")
-        raise _damaged(path, f"{at} makes id {i} after id {last}", "ids that rise with the lines")
+            raise _damaged(path, f"{at} makes {token[:40]!r}", "a token that is in encoder.json")
+        raise _damaged(path, f"{at} makes id {i} after id {last}", "ids that increase from line to line")
     ranks = {token: ids[name] for name, token in tokens.items()}
     if (bad := _unreachable(merges)) is not None:
-        wrong = f"line {bad + 2}, {lines[bad + 1][:80]!r}, is never reached: earlier merges take its parts"
+        wrong = f"line {bad + 2}, {lines[bad + 1][:80]!r}, can never be used: earlier merges take its parts"
         raise _damaged(path, wrong, "merges in the order they were learned")
     return ranks, merges
 
 
 def _unreachable(merges: dict[tuple[int, int], int]) -> int | None:
-    """The number of the first merge whose own token does not encode to itself, if any.
+    """Return the position of the first merge whose own token does not encode to itself, or None.
 
-    Where there is none, OpenAI's rule and tiktoken's agree: neighbours whose joined bytes are a token could only have
-    come to be by merging within those bytes, as they do when the token stands alone, and there the last two parts are
-    the listed pair. Ids rise with the merges here, so an id is its merge's rank.
+    Without such a merge, OpenAI's rule and tiktoken's give the same ids. The reason: neighbours whose joined bytes are
+    a token came to be by merges inside those bytes. The token alone goes through the same merges, and its last two
+    parts are then the listed pair. Ids increase with the merges, so an id is also the rank of its merge.
     """
     parts = {i: pair for pair, i in merges.items()}
     never = max(parts, default=0) + 1
     for n, (left, right) in enumerate(merges):
-        # undo, latest first, what made the two tokens at the seam; a pair across it that ranks lower came first
+        # Undo the merges that made the two tokens, latest first. A pair across their border that ranks lower than the
+        # merge just undone would have been merged before it.
         left_born = left if left in parts else -1
         right_born = right if right in parts else -1
         while left_born >= 0 or right_born >= 0:
@@ -249,7 +359,7 @@ def _unreachable(merges: dict[tuple[int, int], int]) -> int | None:
                 if merges.get((left, right), never) < left_born:
                     return n
                 left_born = left if left in parts else -1
-            else:  # equal ranks merge from the left, so a tie across the seam comes first here
+            else:  # equal ranks merge from the left, so here a tie across the border is merged first
                 right = parts[right][0]
                 if merges.get((left, right), never) <= right_born:
                     return n
@@ -258,12 +368,12 @@ def _unreachable(merges: dict[tuple[int, int], int]) -> int | None:
 
 
 def _special_tokens(ids: dict[str, int], ranks: dict[bytes, int], folder: str | os.PathLike) -> dict[str, int]:
-    """The tokens that are neither bytes nor merged: `<|endoftext|>`, and others of the form `<name>` or `[name]`."""
+    """Return the tokens that are neither bytes nor merged, such as `<|endoftext|>`: forms `<name>` and `[name]`."""
     merged = set(ranks.values())
     special = {token: i for token, i in ids.items() if i not in merged}
     path = os.path.join(folder, "encoder.json")
     if odd := [token for token in special if not re.fullmatch(r"<[!-~]+>|\[[!-~]+\]", token)]:
-        wrong = f"{len(odd)} of its {len(ids)} tokens, first {odd[0][:40]!r}, come from no merge in vocab.bpe"
+        wrong = f"{len(odd)} of its {len(ids)} tokens, first {odd[0][:40]!r}, are not made by a merge in vocab.bpe"
         n_bytes = sum(len(token) == 1 for token in ranks)
         raise _damaged(path, wrong, f"{n_bytes} bytes, {len(ranks) - n_bytes} merges and {END_OF_TEXT}")
     if END_OF_TEXT not in special:

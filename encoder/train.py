@@ -1,4 +1,4 @@
-"""Learn a byte-level BPE vocabulary from texts (with the `tokenizers` library), or take their characters for one."""
+"""Make a vocabulary from text: byte-level BPE, learned by the `tokenizers` library, or one token per character."""
 
 import json
 import os
@@ -9,28 +9,57 @@ from encoder.bpe import BYTES, END_OF_TEXT, VERSION, Encoder
 
 
 def train(files: Sequence[str | os.PathLike], n_vocab: int, folder: str | os.PathLike) -> Encoder:
-    """Learn `n_vocab` tokens from UTF-8 `files`, write encoder.json and vocab.bpe into `folder`, return the Encoder.
+    """Learn a byte-level BPE vocabulary from text files and save it.
 
-    The ids are 256 bytes, `n_vocab` - 257 merges in the order learned, and last `<|endoftext|>`. The same files give
-    the same bytes. Each file is read whole, so it must fit in memory, with its words and their counts. ValueError for
-    a file that is empty or not UTF-8, or where the text has too few pairs seen twice to give `n_vocab` tokens: a model
-    built for `n_vocab` would hold rows that no text can reach.
+    The ids are the 256 bytes, then `n_vocab` - 257 merges in the order in which they are learned, then
+    `<|endoftext|>`. The same files give the same vocabulary, byte for byte.
+
+    Args:
+        files: UTF-8 text files. Each file must fit in memory.
+        n_vocab: the number of tokens, at least 257.
+        folder: where `encoder.json` and `vocab.bpe` are written; made if missing.
+
+    Returns:
+        The Encoder of the new vocabulary.
+
+    Raises:
+        ValueError: a file is empty or not UTF-8. Or the text has fewer than `n_vocab` - 257 pairs that occur twice; the
+            embedding of a model with `n_vocab` tokens would then have rows that no text uses.
+        ImportError: the `tokenizers` library is not installed.
+
+    Example:
+        >>> with open("text.txt", "w") as file:
+        ...     _ = file.write("low lower lowest\\n" * 2)
+        >>> train("text.txt", 260, "vocabulary").n_vocab
+        260
     """
     files = [files] if isinstance(files, str | os.PathLike) else list(files)
     if not files:
-        raise ValueError("no text files to learn from; expected at least one")
+        raise ValueError("there are no text files to learn from; give at least one")
 
-    encoder = learn(_pieces(files), n_vocab)
+    encoder = learn(_read_texts(files), n_vocab)
     encoder.save(folder)
     return encoder
 
 
 def learn(texts: Iterable[str | list[str]], n_vocab: int) -> Encoder:
-    """The vocabulary of `n_vocab` tokens that `train` would learn from files with these texts, written nowhere."""
+    """Learn a byte-level BPE vocabulary from texts in memory, without saving it.
+
+    Args:
+        texts: each a text, or a list of pieces of a text.
+        n_vocab: the number of tokens, at least 257.
+
+    Raises:
+        ValueError, ImportError: as `train`.
+
+    Example:
+        >>> learn(["low lower lowest " * 2], 260).tokens[256:259]
+        [b'lo', b'low', b' low']
+    """
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     except ImportError:
-        raise ImportError("training a vocabulary needs the extra `tokenizers`: pip install tokenizers") from None
+        raise ImportError("learning a vocabulary needs the `tokenizers` library: pip install tokenizers") from None
 
     if n_vocab < len(BYTES) + 1:
         raise ValueError(f"n_vocab is {n_vocab}; expected at least 257: 256 bytes and {END_OF_TEXT}")
@@ -43,8 +72,8 @@ def learn(texts: Iterable[str | list[str]], n_vocab: int) -> Encoder:
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     if len(BYTES) + len(merges) + 1 < n_vocab:
         raise ValueError(
-            f"the text gives {len(BYTES) + len(merges) + 1} tokens, and n_vocab is {n_vocab}: "
-            f"lower n_vocab to that, or add text"
+            f"the text gives only {len(BYTES) + len(merges) + 1} tokens, but n_vocab is {n_vocab}; "
+            f"lower n_vocab to {len(BYTES) + len(merges) + 1}, or add text"
         )
 
     tokens = [*BYTES, *("".join(merge) for merge in merges), END_OF_TEXT]
@@ -52,20 +81,31 @@ def learn(texts: Iterable[str | list[str]], n_vocab: int) -> Encoder:
 
 
 def characters(texts: Iterable[str]) -> Encoder:
-    """The vocabulary in which each distinct character of the texts is one token.
+    """Make a vocabulary in which each distinct character of the texts is one token.
 
-    The ids are the characters' distinct bytes, lowest first; then, for each character of several bytes, merges of its
-    first two, three and four; last `<|endoftext|>`. A text with other bytes can't be encoded. ValueError for no text.
+    The ids are the distinct bytes of these characters, lowest first. A character of several bytes is made by merges of
+    its first two, three and four bytes; these come next. The last id is `<|endoftext|>`. A text with other bytes cannot
+    be encoded.
+
+    Raises:
+        ValueError: the texts are empty.
+
+    Example:
+        >>> character_encoder = characters(["hello"])
+        >>> character_encoder.encode("hole")
+        [1, 3, 2, 0]
+        >>> character_encoder.n_vocab
+        5
     """
     found = set()
     for text in texts:
         found.update(text)
     if not found:
-        raise ValueError("there is no text to take the characters of; expected some")
+        raise ValueError("the texts are empty; a vocabulary of characters needs at least one character")
     found = {character.encode() for character in found}
     name = {byte: character for character, byte in BYTES.items()}
     tokens = [name[byte] for byte in sorted(set().union(*found))]
-    merges = {}  # in the order they come, each once
+    merges = {}  # a dict, because it keeps the order and drops duplicates
     for first, *others in sorted(found):
         token = name[first]
         for byte in others:
@@ -80,8 +120,11 @@ def _encoder(tokens: list[str], merges: list[tuple[str, str]]) -> Encoder:
     return Encoder(encoder_json.encode(), vocab_bpe.encode())
 
 
-def _pieces(files: Sequence[str | os.PathLike]) -> Iterator[list[str]]:
-    """The text of each file, cut where GPT-2's pattern cuts it anyway: before a newline that a letter follows."""
+def _read_texts(files: Sequence[str | os.PathLike]) -> Iterator[list[str]]:
+    """Read each file as pieces of text, cut before each newline that a letter follows.
+
+    GPT-2's pattern cuts there too, so the pieces give the same counts as the whole text.
+    """
     for path in files:
         with open(path, "rb") as file:
             content = file.read()
@@ -92,6 +135,6 @@ def _pieces(files: Sequence[str | os.PathLike]) -> Iterator[list[str]]:
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{os.fspath(path)}: not UTF-8 at byte offset {error.start} (byte {content[error.start]:#04x}); "
-                f"expected UTF-8 text: convert the file, or leave it out"
+                f"expected UTF-8 text; convert the file, or leave it out"
             ) from None
         yield re.split(r"(?=\n\w)", text)

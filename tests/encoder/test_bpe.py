@@ -1,4 +1,4 @@
-"""encoder/bpe.py against a slow byte-level BPE written here from the paper's rule, on many texts and vocabularies."""
+"""encoder/bpe.py against a slow byte-level BPE that follows the paper's rule, on many texts and vocabularies."""
 
 import json
 import pickle
@@ -28,7 +28,7 @@ needs_official = pytest.mark.skipif(not OFFICIAL.exists(), reason=f"needs OpenAI
 examples = partial(settings, deadline=None, derandomize=True, database=None)
 
 
-# The reference: OpenAI's rule on pairs of tokens, one character a byte; no tiktoken.
+# The reference: OpenAI's rule on pairs of tokens, with one character per byte and without tiktoken.
 
 OPENAI_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
@@ -46,7 +46,7 @@ def byte_characters():
 
 
 def merged(symbols, rank):
-    """Merge, as long as any pair has a rank, every occurrence of the pair of lowest rank, from the left."""
+    """While any pair has a rank, merge every occurrence of the lowest-ranked pair, from the left."""
     symbols = list(symbols)
     while ranked := [pair for pair in pairwise(symbols) if pair in rank]:
         best = min(ranked, key=rank.get)
@@ -82,7 +82,7 @@ def without_surrogates(text):
 
 
 def files_of(merges, extra=(EOT,)):
-    """The two files of a vocabulary: bytes, then merges, then `extra`."""
+    """The two files of a vocabulary whose ids are the bytes, then the merges, then `extra`."""
     characters = sorted(byte_characters())  # the order of OpenAI's ids
     tokens = [*characters, *(a + b for a, b in merges), *extra]
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
@@ -119,7 +119,7 @@ def small():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a small, sound vocabulary, for the tests to damage."""
+    """A folder with a small valid vocabulary, which tests damage."""
     encoder_json, vocab_bpe = files_of(SMALL)
     (tmp_path / "encoder.json").write_bytes(encoder_json)
     (tmp_path / "vocab.bpe").write_bytes(vocab_bpe)
@@ -135,7 +135,7 @@ def every_character():
 
 
 def rust_matches(pattern):
-    """The characters that tiktoken's regex engine finds a class to hold."""
+    """The characters that a class holds in tiktoken's regex engine."""
     spans = tiktoken.Encoding(
         "bytes", pat_str=pattern, mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}
     )
@@ -144,7 +144,7 @@ def rust_matches(pattern):
 
 @cache
 def known_to_both():
-    """All characters but those which tiktoken's Unicode, or `regex`'s, has not yet assigned."""
+    """All characters that are assigned both in tiktoken's version of Unicode and in that of `regex`."""
     return set(every_character()) - rust_matches(r"\p{Cn}+") - set(regex.findall(r"\p{Cn}", every_character()))
 
 
@@ -205,13 +205,13 @@ def test_character_classes_are_those_of_the_regex_module(name):
     assert len(known_to_both()) > 200_000
 
 
-def test_pattern_cuts_as_openais_on_runs_longer_than_its_block():
+def test_the_pattern_equals_openais_on_runs_of_spaces_longer_than_a_block():
     for n in [*range(1, 6), *range(254, 261), *range(510, 520), 1024, 1025]:
         for space in (" ", "\n", " \n", "\u3000"):
             for end in ("", "x", "'s", "!", "7"):
                 whole = "a" + space * n + end
                 pieces = OPENAI_PATTERN.findall(whole)
-                # a vocabulary that holds each piece whole tells the pieces apart
+                # A vocabulary with each piece as one token shows where the pattern cuts.
                 ranks = {bytes([b]): b for b in range(256)}
                 for piece in pieces:
                     ranks.setdefault(piece.encode(), len(ranks))
@@ -239,7 +239,7 @@ def test_known_ids(official, string, ids):
 
 
 @needs_official
-def test_official_vocabulary_s_facts(official):
+def test_the_attributes_of_openais_vocabulary(official):
     assert (official.n_vocab, official.end_of_text, official.special_tokens) == (50257, 50256, {EOT: 50256})
     assert (
         official.tokens[220] == b" " and official.tokens[15496] == b"Hello" and official.tokens[50256] == EOT.encode()
@@ -280,12 +280,12 @@ def merge_lists(draw):
 
 @examples(max_examples=400)
 @given(merge_lists(), st.lists(st.text("ab", max_size=20), min_size=5, max_size=5))
-def test_any_merges_are_refused_or_give_the_reference_s_ids(merges, strings):
+def test_any_merges_are_refused_or_give_the_ids_of_the_reference(merges, strings):
     files = files_of(merges)
     reference = Reference(*files)
     unreachable = [a + b for a, b in merges if len(reference.encode(a + b)) > 1]
     if unreachable:
-        with pytest.raises(ValueError, match="is never reached"):
+        with pytest.raises(ValueError, match="can never be used"):
             Encoder(*files)
     else:
         encoder = Encoder(*files)
@@ -293,8 +293,8 @@ def test_any_merges_are_refused_or_give_the_reference_s_ids(merges, strings):
             assert encoder.encode(string) == reference.encode(string)
 
 
-def test_ids_in_encoder_json_rule():
-    """`<|endoftext|>` first and the bytes in another order, as other trainers write them."""
+def test_encoder_json_decides_the_ids():
+    """Other trainers put `<|endoftext|>` first and the bytes in another order."""
     characters = byte_characters()
     tokens = [EOT, *characters, *(a + b for a, b in SMALL), "<|pad|>"]
     encoder_json = json.dumps({t: n for n, t in enumerate(tokens)}).encode()
@@ -321,7 +321,7 @@ def test_end_of_text_is_plain_text_unless_allowed(small):
 
 
 def test_unknown_special_token_is_an_error(small):
-    message = r"'<\|pad\|>' is no special token of this vocabulary; it has <\|endoftext\|>"
+    message = r"'<\|pad\|>' is not a special token of this vocabulary; expected <\|endoftext\|>"
     with pytest.raises(ValueError, match=message):
         small.encode("x", allowed_special=[EOT, "<|pad|>"])
     with pytest.raises(ValueError, match=message):
@@ -342,12 +342,12 @@ def test_surrogates_pair_up_or_become_the_replacement_character(small):
 
 @examples(max_examples=100)
 @given(st.lists(text, max_size=6), st.booleans())
-def test_encode_batch_is_encode(small, strings, special):
+def test_encode_batch_equals_encode(small, strings, special):
     allowed = {EOT} if special else ()
     assert small.encode_batch(strings, allowed, num_threads=2) == [small.encode(string, allowed) for string in strings]
 
 
-def test_encode_wants_text(small):
+def test_encode_refuses_bytes_and_encode_batch_a_single_text(small):
     with pytest.raises(TypeError):
         small.encode(b"bytes")
     with pytest.raises(TypeError, match="list of texts"):
@@ -384,23 +384,25 @@ def test_decode_takes_arrays_and_error_handlers(small):
 
 
 @pytest.mark.parametrize("bad", [-1, 266, 10**30, 1.5, "1", None, np.float32(1.5), np.int64(-1)])
-def test_decode_names_what_is_no_id(small, bad):
-    with pytest.raises(ValueError, match=r" at position 1 is no token id; expected integers from 0 to 265") as error:
+def test_decode_names_an_invalid_id(small, bad):
+    with pytest.raises(ValueError, match=r" at position 1 is not a token id; expected integers from 0 to 265") as error:
         small.decode([5, bad])
     assert str(error.value).startswith(repr(bad))
 
 
-def test_decode_names_what_is_no_id_in_an_array(small):
+def test_decode_names_an_invalid_id_in_an_array(small):
     for array, bad in [(np.array([5, -1]), "-1"), (np.array([5, 266], np.uint16), "266"), (np.array([5, 1.5]), "5.0")]:
-        with pytest.raises(ValueError, match=rf"^{bad} at position . is no token id; expected integers from 0 to 265"):
+        with pytest.raises(
+            ValueError, match=rf"^{bad} at position . is not a token id; expected integers from 0 to 265"
+        ):
             small.decode_bytes(array)
 
 
-def test_decode_wants_a_flat_sequence(small):
+def test_decode_refuses_a_scalar_and_nested_ids(small):
     for ids in (5, np.int32(5)):
-        with pytest.raises(ValueError, match="5 is no sequence of token ids; expected integers from 0 to 265"):
+        with pytest.raises(ValueError, match="5 is not a sequence of token ids; expected integers from 0 to 265"):
             small.decode(ids)
-    with pytest.raises(ValueError, match=r"\[1, 2\] at position 0 is no token id"):
+    with pytest.raises(ValueError, match=r"\[1, 2\] at position 0 is not a token id"):
         small.decode(np.array([[1, 2], [3, 4]]))
 
 
@@ -458,7 +460,7 @@ def test_an_encoder_pickles(small):
     assert pickle.loads(pickle.dumps(small)).encode("hello 12") == small.encode("hello 12")
 
 
-def test_line_ends_of_windows_are_read(folder):
+def test_windows_line_ends_are_accepted(folder):
     path = folder / "vocab.bpe"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert Encoder.from_folder(folder).encode("hello") == [256 + 4]
@@ -517,7 +519,7 @@ def swap(folder):
 
 
 def renumber(folder):
-    """Two merged tokens trade ids: each id is there, but the order is not the merges'."""
+    """Swap the ids of two merged tokens: every id is there, but not in the order of the merges."""
     edit_ids(lambda ids: ids.update({"he": 257, "ll": 256}))(folder)
 
 
@@ -541,38 +543,38 @@ DAMAGES = {
     "JSON merges": (rewrite(BPE, lambda b: b'{"!": 0}'), BPE, """first line is '{"!": 0}'""", "#version"),
     "no version": (edit_lines(lambda x: x.pop(0)), BPE, "its first line is 'h e'", "#version: 0.2"),
     "merges not UTF-8": (rewrite(BPE, lambda b: b + b"\xff"), BPE, "is not UTF-8"),
-    "merges cut in a line": (rewrite(BPE, lambda b: b[:-1]), BPE, "line, 10, has no end", "cut short"),
+    "merges cut in a line": (rewrite(BPE, lambda b: b[:-1]), BPE, "line, 10, has no line end", "cut short"),
     "merges cut at a line": (edit_lines(lambda x: x.pop(-2)), JSON, "1 of its 266 tokens, first '12'", "8 merges"),
     "only a version": (edit_lines(lambda x: x.__delitem__(slice(1, -1))), JSON, "9 of its 266 tokens", " 0 merges"),
-    "three parts": (edit_lines(lambda x: x.insert(3, "a b c")), BPE, "line 4, 'a b c', is no merge", "two tokens"),
-    "an empty line": (edit_lines(lambda x: x.insert(3, "")), BPE, "line 4, '', is no merge", "two tokens"),
-    "unknown result": (edit_lines(lambda x: x.insert(3, "x y")), BPE, "line 4, 'x y', makes 'xy'", "holds"),
+    "three parts": (edit_lines(lambda x: x.insert(3, "a b c")), BPE, "line 4, 'a b c', is not a merge", "two tokens"),
+    "an empty line": (edit_lines(lambda x: x.insert(3, "")), BPE, "line 4, '', is not a merge", "two tokens"),
+    "unknown result": (edit_lines(lambda x: x.insert(3, "x y")), BPE, "line 4, 'x y', makes 'xy'", "in encoder.json"),
     "unknown part": (edit_lines(lambda x: x.insert(1, x.pop(3))), BPE, "line 2, 'Ġ he', merges 'he'", "lines above"),
     "a merge twice": (edit_lines(lambda x: x.insert(3, "h e")), BPE, "line 4, 'h e', makes 'he' a second time"),
-    "another order": (renumber, BPE, "line 3, 'l l', makes id 256 after id 257", "ids that rise"),
+    "another order": (renumber, BPE, "line 3, 'l l', makes id 256 after id 257", "ids that increase"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", DAMAGES)
-def test_damaged_files_are_one_clear_error(folder, case):
+def test_a_damaged_file_is_named_in_one_line(folder, case):
     damage, name, *parts = DAMAGES[case]
     damage(folder)
     with pytest.raises(ValueError) as error:
         Encoder.from_folder(folder)
     assert str(error.value).startswith(f"{folder / name}: ")
-    assert_one_line(error, "; expected ", "put back the encoder.json and vocab.bpe", "gpt2-tf download", *parts)
+    assert_one_line(
+        error, "; expected ", "use an encoder.json and a vocab.bpe that were made together", "gpt2-tf download", *parts
+    )
 
 
 def test_two_merges_to_one_token_are_an_error():
     merges = [("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")]
     encoder_json = files_of(merges[:3])[0]
-    with pytest.raises(
-        ValueError, match="line 5, 'a bc', makes 'abc' a second time; expected each token from one merge"
-    ):
+    with pytest.raises(ValueError, match="line 5, 'a bc', makes 'abc' a second time; expected one merge per token"):
         Encoder(encoder_json, files_of(merges)[1])
 
 
-def test_a_merge_that_others_forestall_is_an_error():
+def test_a_merge_that_can_never_be_used_is_an_error():
     """'abc' is ('a', 'bc'), but 'ab' comes first; tiktoken would merge ('ab', 'c') where OpenAI's rule does not."""
-    with pytest.raises(ValueError, match="line 4, 'a bc', is never reached: earlier merges take its parts; expected"):
+    with pytest.raises(ValueError, match="line 4, 'a bc', can never be used: earlier merges take its parts; expected"):
         Encoder(*files_of([("a", "b"), ("b", "c"), ("a", "bc")]))

@@ -1,4 +1,4 @@
-"""encoder/graph.py against encoder/bpe.py, which it must equal id by id, on texts and bytes of all sorts."""
+"""encoder/graph.py must give the ids of encoder/bpe.py, on texts and bytes of all kinds."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ class Both:
         self.enc, self.graph = enc, GraphEncoder(enc)
 
     def check(self, texts: list[bytes], batch: int = 2000):
-        """Both give the same ids, and the same text back."""
+        """Check that both give the same ids, and the same text from these ids."""
         wrong = []
         for n in range(0, len(texts), batch):
             some = texts[n : n + batch]
@@ -42,7 +42,7 @@ class Both:
                 some, ids.to_list(), map(self.enc.encode, read), back, map(str.encode, read), strict=True
             ):
                 if ours != theirs or ours_back != theirs_back:
-                    wrong.append((text[:80], ours[:40], theirs[:40], ours_back[:80]))  # all of it may be megabytes
+                    wrong.append((text[:80], ours[:40], theirs[:40], ours_back[:80]))  # a text may have megabytes
         assert wrong[:3] == []
 
 
@@ -62,7 +62,7 @@ def both(request):
 
 
 def vocabulary(merges: list[tuple[str, str]], first=(), last=(EOT,)) -> Encoder:
-    """The bytes, merges of printable characters, and special tokens before and after. ValueError as in Encoder."""
+    """A vocabulary of special tokens, the bytes, merges of printable characters, and more special tokens."""
     tokens = [*first, *BYTES, *map("".join, merges), *last]
     lines = ["#version: 0.2", *map(" ".join, merges), ""]
     return Encoder(json.dumps({token: i for i, token in enumerate(tokens)}).encode(), "\n".join(lines).encode())
@@ -70,10 +70,10 @@ def vocabulary(merges: list[tuple[str, str]], first=(), last=(EOT,)) -> Encoder:
 
 @pytest.fixture(scope="module")
 def seams():
-    """A vocabulary with a token for any two bytes, so that a cut in the wrong place shows."""
+    """A vocabulary with a token for any two bytes, so that a cut in the wrong place changes the ids."""
     pairs = list(itertools.product(BYTES, repeat=2))
     random.Random(0).shuffle(pairs)
-    pairs.sort(key=lambda pair: min(map(BYTES.get, pair)) > 127)  # a character's own bytes last, or they hide its ends
+    pairs.sort(key=lambda pair: min(map(BYTES.get, pair)) > 127)
     return Both(vocabulary(pairs))
 
 
@@ -105,7 +105,7 @@ BROKEN = [b"\xff", b"\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x8
 
 
 def generated(n: int, tokens: list[bytes], seed: int) -> list[bytes]:
-    """n strings: of pieces that try the pattern, of tokens, of any characters, of any bytes, and cut anywhere."""
+    """Return n texts of hard pieces for the pattern, tokens, any characters and any bytes; some are cut anywhere."""
     rng = random.Random(seed)
     pieces = [piece.encode() for piece in (*CONTRACTIONS, *SPACES, *LETTERS, *OTHERS)]
     spaces = [space.encode() for space in SPACES]
@@ -121,25 +121,25 @@ def generated(n: int, tokens: list[bytes], seed: int) -> list[bytes]:
     ]
     texts = []
     for _ in range(n):
-        some = rng.sample(kinds, 3)  # few kinds in a text, so that there are runs of each
+        some = rng.sample(kinds, 3)  # few kinds per text, so that each occurs in runs
         text = b"".join(rng.choice(some)() for _ in range(rng.randrange(14)))
         texts.append(text[: rng.randrange(len(text) + 1)] if rng.random() < 0.2 else text)
     return texts
 
 
-def test_it_equals_the_encoder_on_generated_texts(both):
+def test_ids_equal_the_encoder_on_generated_texts(both):
     both.check(generated(4000, both.enc.tokens, seed=0))
 
 
 @pytest.mark.slow
-def test_it_equals_the_encoder_on_a_hundred_thousand_generated_texts(both):
+def test_ids_equal_the_encoder_on_a_hundred_thousand_generated_texts(both):
     texts = list(set(generated(125_000, both.enc.tokens, seed=1)))
     distinct = len(texts)
     assert distinct >= 100_000
     both.check(texts)
 
 
-def test_it_equals_the_encoder_on_a_book(both, shared):
+def test_ids_equal_the_encoder_on_a_book(both, shared):
     book = (shared / "data" / "text" / "tinyshakespeare.txt").read_bytes()
     both.check([book, *book.splitlines(keepends=True), book[1000:3000], book.replace(b"\n", b"\r\n")[:10_000]])
 
@@ -162,7 +162,7 @@ def test_it_equals_the_encoder_on_a_book(both, shared):
         [EOT.encode(), f"a {EOT}{EOT}".encode()],
     ],
 )
-def test_rows_and_ends_of_texts(seams, texts):
+def test_empty_rows_and_the_ends_of_texts(seams, texts):
     seams.check(texts)
 
 
@@ -173,12 +173,12 @@ def test_openais_ids(official):
     assert ids.to_list() == known
 
 
-def test_texts_of_all_that_the_pattern_tells_apart(seams):
+def test_all_combinations_of_characters_that_the_pattern_distinguishes(seams):
     characters = "'selrv !1\n"
     texts = ["".join(some) for some in itertools.product(characters, repeat=4)]
     rng = random.Random(0)
     texts += ["".join(rng.choices(characters, k=rng.randrange(5, 10))) for _ in range(20_000)]
-    rng.shuffle(texts)  # so that any may follow on any, in the next row
+    rng.shuffle(texts)  # so that any text may be in the row after any other
     seams.check([text.encode() for text in texts], batch=10_000)
 
 
@@ -196,12 +196,12 @@ def test_characters_up_to_the_surrogates(seams):
     seams.check([in_contexts(map(chr, range(n, n + 512))) for n in range(0, 0xD800, 512)])
 
 
-# Bytes that are no UTF-8
+# Bytes that are not UTF-8
 
 EDGES = bytes.fromhex("00 41 7f 80 8f 90 9f a0 bb bf c0 c1 c2 df e0 e1 ed ee ef f0 f1 f4 f5 f7 f8 ff")
 
 
-def test_bytes_that_are_no_utf8_are_read_as_python_reads_them(bundled):
+def test_invalid_utf8_is_replaced_as_python_replaces_it(bundled):
     texts = [bytes(some) for n in (1, 2) for some in itertools.product(range(256), repeat=n)]
     texts += [bytes(some) for some in itertools.product(EDGES, repeat=3)]
     rng = random.Random(0)
@@ -216,7 +216,7 @@ def test_any_bytes(bundled, texts):
     bundled.check(texts)
 
 
-def test_decoding_any_ids_is_the_encoders(both):
+def test_decoding_any_ids_equals_the_encoder(both):
     rng = random.Random(0)
     rows = [rng.choices(range(both.enc.n_vocab), k=rng.randrange(12)) for _ in range(3000)]
     rows += [[i] for i in range(both.enc.n_vocab)]
@@ -226,7 +226,7 @@ def test_decoding_any_ids_is_the_encoders(both):
 
 
 @pytest.mark.parametrize("bad", [-1, 10**6])
-def test_decode_says_what_is_no_id(bundled, bad):
+def test_decode_names_an_invalid_id(bundled, bad):
     with pytest.raises(tf.errors.InvalidArgumentError, match=rf"= {bad} is not in \[0, {bundled.enc.n_vocab}\)"):
         bundled.graph.decode(tf.ragged.constant([[5, bad]], tf.int32))
 
@@ -237,11 +237,11 @@ def test_ids_in_another_order_than_openais():
     assert both.graph.decode(tf.ragged.constant([[0, 1, both.enc.n_vocab - 1]])) == f"{EOT}<|a|><|z|>".encode()
 
 
-# Merges: what one step does at once must be what OpenAI's rule does one by one
+# Merges: doing several per step must give the result of doing them one by one
 
 
 def random_vocabulary(rng: random.Random) -> Encoder:
-    """Up to 40 merges of two or three letters: short tokens in most orders, each reachable."""
+    """A vocabulary with up to 60 random merges of one to three letters, each of which can be used."""
     merges, enc = [], vocabulary([])
     tokens = list(rng.choice(["a", "ab", "abc"]))
     for _ in range(rng.randrange(60)):
@@ -249,7 +249,7 @@ def random_vocabulary(rng: random.Random) -> Encoder:
         try:
             enc = vocabulary([*merges, pair])
         except ValueError:
-            continue  # a second way to a token, or one that earlier merges forestall
+            continue  # the token exists already, or earlier merges prevent this merge
         merges.append(pair)
         tokens.append("".join(pair))
     return enc
@@ -270,7 +270,7 @@ def test_merges_of_random_vocabularies(seed):
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
-def test_how_far_threats_are_followed_changes_no_ids(monkeypatch, depth):
+def test_the_depth_changes_no_ids(monkeypatch, depth):
     monkeypatch.setattr("encoder.graph.DEPTH", depth)
     check_merges(seed=depth)
 
@@ -281,7 +281,7 @@ def test_merges_of_many_random_vocabularies(seed):
     check_merges(seed)
 
 
-# Where it is used
+# In tf.data and in a SavedModel
 
 
 def test_in_tf_data(bundled):
@@ -293,8 +293,8 @@ def test_in_tf_data(bundled):
 
 
 @pytest.mark.slow
-def test_a_million_bytes_in_bounded_memory_and_without_this_package(official, tmp_path):
-    """In a process that has only TensorFlow, from what tf.saved_model.save wrote."""
+def test_a_saved_encoder_takes_a_million_bytes_in_bounded_memory(official, tmp_path):
+    """The process that loads the SavedModel has TensorFlow but not this package."""
     rng = random.Random(0)
     letters = "".join(rng.choices(string.ascii_lowercase, k=10**6))
     texts = {

@@ -1,4 +1,4 @@
-"""encoder/train.py: vocabularies it learns load, encode as the `tokenizers` library does, and are deterministic."""
+"""encoder/train.py: learned vocabularies load, give the ids of the `tokenizers` library, and are deterministic."""
 
 import builtins
 import json
@@ -50,7 +50,7 @@ def encoder(trained):
 
 @pytest.fixture(scope="module")
 def library(trained):
-    """The tokenizers library on the same two files."""
+    """The tokenizer of the `tokenizers` library for the same two files."""
     model = tokenizers.models.BPE.from_file(str(trained / "encoder.json"), str(trained / "vocab.bpe"))
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -81,7 +81,7 @@ def test_the_first_merge_is_the_most_frequent_pair(tmp_path):
     assert [encoder.tokens[i] for i in range(256, 259)] == [b"xy", b"zz", b" zz"]
 
 
-def test_every_text_comes_back(encoder):
+def test_decode_inverts_encode(encoder):
     for sentence in [*SENTENCES, "unseen: Größe ☃ \x00\u3000"]:
         assert encoder.decode(encoder.encode(sentence), errors="strict") == sentence
     assert len(encoder.encode(SENTENCES[1])) < len(SENTENCES[1])
@@ -118,13 +118,12 @@ def test_ids_of_held_out_text_equal_the_tokenizers_library(tmp_path):
 
 
 def test_blank_lines_are_learned_across_lines(tmp_path):
-    """A file read line by line would never show a pair of newlines, which GPT-2's own vocabulary has (id 628)."""
+    """Two newlines in a row are a token of GPT-2 (id 628). Reading a file line by line would never show them."""
     (tmp_path / "a.txt").write_text("word\n\n\nword\n\n\n" * 3, encoding="utf-8", newline="")
     assert b"\n\n" in train([tmp_path / "a.txt"], 261, tmp_path).tokens
 
 
-def test_cutting_the_text_changes_nothing(files, trained, tmp_path):
-    """The same counts as from the whole text in one piece."""
+def test_reading_a_text_in_pieces_gives_the_vocabulary_of_the_whole_text(files, trained, tmp_path):
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = tokenizers.trainers.BpeTrainer(
@@ -150,7 +149,7 @@ def test_the_same_files_give_the_same_bytes_in_another_process(files, trained, t
             assert (folder / name).read_bytes() == (trained / name).read_bytes()
 
 
-def test_learn_gives_what_train_writes(files, encoder, tmp_path):
+def test_learn_gives_the_vocabulary_that_train_writes(files, encoder, tmp_path):
     learned = learn((path.read_bytes().decode() for path in files), N_VOCAB)
     learned.save(tmp_path)
     assert (tmp_path / "encoder.json").read_bytes() == encoder._files["encoder.json"]
@@ -182,7 +181,7 @@ def test_every_character_is_a_token_of_its_own(string):
 
 def test_a_character_that_the_vocabulary_lacks_is_an_error():
     encoder = characters(["né\n"])
-    message = r"'色' can't be encoded: this vocabulary of 6 tokens has no such character; leave it out, or"
+    message = r"'色' can't be encoded: this vocabulary of 6 tokens has no such character; remove it, or"
     with pytest.raises(ValueError, match=message):
         encoder.encode("n色")
     with pytest.raises(ValueError, match=message):
@@ -206,14 +205,14 @@ def test_n_vocab_below_257_is_an_error(files, tmp_path):
 def test_a_text_too_small_says_how_many_tokens_it_gives(tmp_path):
     (tmp_path / "a.txt").write_text("abab abab", encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"the text gives 259 tokens, and n_vocab is 400: lower n_vocab .* or add text"
+        ValueError, match=r"the text gives only 259 tokens, but n_vocab is 400; lower n_vocab to 259, or add text"
     ):
         train([tmp_path / "a.txt"], 400, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     assert train([tmp_path / "a.txt"], 259, tmp_path / "new").n_vocab == 259
 
 
-def test_files_are_checked(files, tmp_path):
+def test_missing_empty_and_undecodable_files_are_named(files, tmp_path):
     with pytest.raises(ValueError, match="no text files"):
         train([], 300, tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt"):
