@@ -1,4 +1,4 @@
-"""Files of examples, a JSON object per line: LAMBADA's texts and the questions of multiple choice."""
+"""Read the files of examples that `gpt2-tf evaluate lambada` and `choice` take: one JSON object per line."""
 
 import json
 from collections.abc import Mapping
@@ -6,40 +6,54 @@ from typing import Any
 
 from gpt2_tf.hparams import is_whole
 
-FORMS = {
+# Each task's line, as error messages show it.
+FORMATS = {
     "lambada": '{"text": "..."}',
-    "choice": '{"context": "...", "choices": ["...", "..."], "answer": 0}, and maybe "ending": "..."',
+    "choice": '{"context": "...", "choices": ["...", "..."], "answer": 0}, optionally with "ending": "..."',
 }
 
 
 def read_examples(text: str, name: str, task: str) -> list[Any]:
-    """The examples of LAMBADA ("lambada") or of `choice` in a file's text, an object of JSON a line.
+    """Parse the content of a file of examples.
+
+    Args:
+        text: the content, one JSON object per line.
+        name: the file's name, for error messages.
+        task: "lambada" or "choice".
+
+    Returns:
+        For "lambada" the passages, list of str; for "choice" the questions, list of dict.
 
     Raises:
-        ValueError: the text is empty, or a line isn't such an object; the error has its number.
+        ValueError: the content is empty, or a line has another form; the error has the line's number.
+
+    Example:
+        >>> read_examples('{"text": "How now, my lord"}', "passages.jsonl", "lambada")
+        ['How now, my lord']
     """
     lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
     if lines == [""]:
-        raise ValueError(f"{name} is empty, but must have an object of JSON a line: {FORMS[task]}")
+        raise ValueError(f"{name} is empty, but must have one JSON object per line: {FORMATS[task]}")
     examples = []
     for number, line in enumerate(lines, start=1):
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name}: line {number} is not JSON ({error}); expected {FORMS[task]}") from None
-        if not isinstance(values, dict) or not _IS_EXAMPLE[task](values):
-            raise ValueError(f"{name}: line {number} is {line[:60]!r}, but must be {FORMS[task]}")
+            raise ValueError(f"{name}: line {number} is not JSON ({error}); expected {FORMATS[task]}") from None
+        is_example = {"lambada": is_passage, "choice": is_question}[task]
+        if not isinstance(values, dict) or not is_example(values):
+            raise ValueError(f"{name}: line {number} is {line[:60]!r}, but must be {FORMATS[task]}")
         examples.append(values["text"] if task == "lambada" else values)
     return examples
 
 
-def is_text(values: Mapping[str, Any]) -> bool:
-    """Whether an object is an example of LAMBADA."""
+def is_passage(values: Mapping[str, Any]) -> bool:
+    """Whether a JSON object has the form of a line for "lambada"."""
     return isinstance(values.get("text"), str)
 
 
 def is_question(values: Mapping[str, Any]) -> bool:
-    """Whether an object is a question as `choice` takes it."""
+    """Whether a JSON object has the form of a line for "choice"."""
     return (
         isinstance(values.get("context"), str)
         and isinstance(values.get("ending", ""), str)
@@ -48,6 +62,3 @@ def is_question(values: Mapping[str, Any]) -> bool:
         and all(isinstance(text, str) and text for text in values["choices"])
         and is_whole(values.get("answer"), 0, len(values["choices"]) - 1)
     )
-
-
-_IS_EXAMPLE = {"lambada": is_text, "choice": is_question}

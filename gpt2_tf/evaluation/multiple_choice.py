@@ -1,77 +1,119 @@
 """Multiple choice: which of several continuations a model finds most likely."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from encoder import Encoder
-from gpt2_tf.evaluation.examples import FORMS, is_question
-from gpt2_tf.evaluation.scoring import checked_row, continuation_row, score_rows
+from gpt2_tf.evaluation.examples import FORMATS, is_question
+from gpt2_tf.evaluation.scoring import check_row, continuation_row, score_rows
 from gpt2_tf.files.journal import Journal
+from gpt2_tf.generation.engine import Engine, Likelihood, Row, as_engine
 from gpt2_tf.generation.generate import check_vocabulary
 from gpt2_tf.generation.likelihood import BATCH_SIZE
-from gpt2_tf.model.gpt2 import GPT2
+
+if TYPE_CHECKING:
+    from gpt2_tf.model.gpt2 import GPT2
+
+WAYS = ("full", "per_byte", "partial")  # the ways to compare choices
 
 
 def choice(
-    model: GPT2,
+    model: "GPT2 | Engine",
     enc: Encoder,
     questions: Sequence[Mapping[str, Any]],
     *,
     batch_size: int = BATCH_SIZE,
     bar: bool = False,
-    record: Journal | None = None,
+    journal: Journal | None = None,
     name: str = "questions",
 ) -> dict[str, Any] | None:
-    """How often the right one of several continuations is the likeliest.
+    """Measure how often a model finds the right one of several continuations most likely.
 
-    A question has `context`, `choices`, the number of the right one from 0, `answer`, and perhaps an `ending`, the same
-    after each choice. They are joined as they are, spaces and all; an empty context is `<|endoftext|>`. Accuracies:
+    The choices of a question are compared in three ways:
 
-    - `full`: by log p(choice + ending | context), as the paper did the Children's Book Test;
-    - `per_byte`: by that over the bytes of choice and ending;
-    - `partial`: by log p(ending | context + choice), as the paper did Winograd's schemas, after "A Simple Method for
-      Commonsense Reasoning" (Trinh and Le, 2018); None unless all questions have endings.
+    - `full`: by log p(choice + ending | context), as the GPT-2 paper did for the Children's Book Test.
+    - `per_byte`: by the same, divided by the number of bytes of choice + ending.
+    - `partial`: by log p(ending | context + choice), as the paper did for Winograd's schemas, after "A Simple Method
+      for Commonsense Reasoning" (Trinh and Le, 2018). Only when all questions have an ending.
 
-    Among equals, the first is chosen. `chosen` is what each of them chose, question by question.
+    The first of equally likely choices is chosen.
+
+    Args:
+        model: the model to evaluate, a GPT2 or an Engine.
+        enc: its encoder, of the same vocabulary.
+        questions: mappings with `context`, a string; `choices`, at least two strings; `answer`, the index of the right
+            choice, from 0; and optionally `ending`, a string that follows every choice. The strings are joined without
+            adding spaces. An empty context becomes `<|endoftext|>`. At most n_ctx + 1 tokens per choice.
+        batch_size: choices per batch, at least 1; affects speed and memory only. Default: 8.
+        bar: whether to show a progress bar on stderr.
+        journal: keeps each choice's scores, so that a killed run resumes and several processes share a run.
+        name: what error messages call the questions, such as the name of their file.
+
+    Returns:
+        `questions`: how many. `accuracy`: way -> 0 to 1, or None where the way does not apply. `chosen`: way -> the
+        index of the chosen choice, per question. The result is None when other shards of the journal have not finished.
 
     Raises:
-        ValueError: a question that isn't as above, or is longer than n_ctx + 1 tokens; `name` and its number are in it.
+        ValueError: a question has another form or too many tokens, with its line number; or there is none.
+
+    Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), sections 3.2 and 3.4.
+
+    Example:
+        >>> from gpt2_tf import evaluation
+        >>> question = {"context": "God save the", "choices": [" king", " zebra"], "answer": 0}
+        >>> result = evaluation.choice(model, enc, [question])
+        >>> result["accuracy"]
+        {'full': 1.0, 'per_byte': 1.0, 'partial': None}
     """
-    check_vocabulary(model, enc)
-    rows, endings = [], []
+    engine = as_engine(model)
+    check_vocabulary(engine, enc)
+    rows = []
     for number, question in enumerate(questions, start=1):
-        where = f"{name}: line {number}"
-        if not is_question(question):
-            raise ValueError(f"{where} isn't {FORMS['choice']}")
-        context, choices, ending = question["context"], question["choices"], question.get("ending", "")
-        for text in choices:
-            row = checked_row(model, continuation_row(enc, context, text + ending), where)
-            rows.append(row)
-            endings.append(continuation_row(enc, context + text, ending).count if ending else 0)
+        rows += _question_rows(enc, question, engine.hparams.n_ctx, f"{name}: line {number}")
     if not rows:
-        raise ValueError(f"{name} is empty, so there is nothing to score")
-    scores = score_rows(model, rows, batch_size, bar, record)
+        raise ValueError(f"{name} is empty, so there is nothing to score; give at least one question")
+    scores = score_rows(engine, rows, batch_size=batch_size, bar=bar, journal=journal)
     if scores is None:
         return None
-    by = {name: [] for name in ("full", "per_byte", "partial")}
-    last = 0
+    chosen = {way: [] for way in WAYS}
+    end = 0
     for question in questions:
-        first, last = last, last + len(question["choices"])
-        logprobs = [score.logprobs.astype(np.float64) for score in scores[first:last]]
-        full = [values.sum() for values in logprobs]
-        sizes = [len((text + question.get("ending", "")).encode()) for text in question["choices"]]
-        by["full"].append(int(np.argmax(full)))
-        by["per_byte"].append(int(np.argmax(np.divide(full, sizes))))
-        if question.get("ending"):
-            partial = [values[len(values) - n :].sum() for values, n in zip(logprobs, endings[first:last], strict=True)]
-            by["partial"].append(int(np.argmax(partial)))
+        begin, end = end, end + len(question["choices"])
+        for way, index in _choose(enc, question, scores[begin:end]).items():
+            chosen[way].append(index)
     answers = [question["answer"] for question in questions]
-    chosen = {name: numbers for name, numbers in by.items() if len(numbers) == len(answers)}
-    accuracies = {name: float(np.mean(np.equal(numbers, answers))) for name, numbers in chosen.items()}
+    chosen = {way: indices for way, indices in chosen.items() if len(indices) == len(answers)}
+    accuracy = {way: float(np.mean(np.equal(indices, answers))) for way, indices in chosen.items()}
     return {
         "questions": len(answers),
-        "accuracy": {name: accuracies.get(name) for name in by},
+        "accuracy": {way: accuracy.get(way) for way in WAYS},
         "chosen": chosen,
     }
+
+
+def _question_rows(enc: Encoder, question: Mapping[str, Any], n_ctx: int, where: str) -> list[Row]:
+    """One row per choice, of which the choice and the ending are scored."""
+    if not is_question(question):
+        raise ValueError(f"{where} must be {FORMATS['choice']}")
+    rows = []
+    for text in question["choices"]:
+        row = continuation_row(enc, question["context"], text + question.get("ending", ""))
+        check_row(row, n_ctx, where)
+        rows.append(row)
+    return rows
+
+
+def _choose(enc: Encoder, question: Mapping[str, Any], scores: Sequence[Likelihood]) -> dict[str, int]:
+    """The index of the most likely choice in each way that applies, from the scores of each choice."""
+    ending = question.get("ending", "")
+    logprobs = [score.logprobs.astype(np.float64) for score in scores]
+    full = [values.sum() for values in logprobs]
+    n_bytes = [len((text + ending).encode()) for text in question["choices"]]
+    chosen = {"full": int(np.argmax(full)), "per_byte": int(np.argmax(np.divide(full, n_bytes)))}
+    if ending:
+        n_ending = [continuation_row(enc, question["context"] + text, ending).count for text in question["choices"]]
+        partial = [values[len(values) - n :].sum() for values, n in zip(logprobs, n_ending, strict=True)]
+        chosen["partial"] = int(np.argmax(partial))
+    return chosen

@@ -1,4 +1,4 @@
-"""What `gpt2-tf evaluate` prints: the results, and all that is needed to repeat them."""
+"""What `gpt2-tf evaluate` prints: the results of a task, and everything that is needed to repeat them."""
 
 import platform
 from collections.abc import Mapping
@@ -9,10 +9,12 @@ from encoder import Encoder
 from gpt2_tf.evaluation.examples import read_examples
 from gpt2_tf.evaluation.lambada import lambada
 from gpt2_tf.evaluation.multiple_choice import choice
-from gpt2_tf.evaluation.perplexity import perplexity, window_and_stride
+from gpt2_tf.evaluation.perplexity import perplexity, resolve_window
 from gpt2_tf.files.journal import Journal
 from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.pretrained.load import sha256
+
+LIBRARIES = ("gpt2-tf", "tensorflow", "keras", "numpy", "tiktoken")  # those that the numbers depend on
 
 
 def report(
@@ -22,21 +24,41 @@ def report(
     text: str,
     name: str,
     settings: Mapping[str, Any],
-    record: Journal | None = None,
+    journal: Journal | None = None,
 ) -> dict[str, dict[str, Any] | str] | None:
-    """What `gpt2-tf evaluate` prints of a file's text: the results, with a bar on stderr, and what repeats them.
+    """Evaluate a model on a file's text, with a progress bar on stderr.
 
-    None where other shards of the record aren't done yet.
+    Args:
+        model: the model to evaluate.
+        enc: its encoder.
+        task: "perplexity", "lambada" or "choice".
+        text: the file's content.
+        name: the file's name, for the report and for error messages.
+        settings: keyword arguments of the task's function, such as `batch_size`.
+        journal: keeps the scores, so that a killed run resumes.
+
+    Returns:
+        The results, with the settings, the model, the file and the versions. None when other shards of the journal
+        have not finished.
+
+    Raises:
+        ValueError: the text or a setting does not fit the task.
+
+    Example:
+        >>> found = report(model, enc, "perplexity", "my lord", "book.txt", {"batch_size": 1})
+        >>> found["task"], found["file"]["name"], found["settings"]
+        ('perplexity', 'book.txt', {'batch_size': 1, 'window': 256, 'stride': 128})
     """
     if task == "perplexity":
         if not text:
-            raise ValueError(f"{name} is empty, so there is nothing to score")
-        results = perplexity(model, enc, text, **settings, bar=True, record=record)
-        window, stride = window_and_stride(model.hparams.n_ctx, settings.get("window"), settings.get("stride"))
+            raise ValueError(f"{name} is empty, so there is nothing to score; give a file with text")
+        results = perplexity(model, enc, text, **settings, bar=True, journal=journal)
+        window, stride = resolve_window(model.hparams.n_ctx, settings.get("window"), settings.get("stride"))
         settings = {**settings, "window": window, "stride": stride}
     else:
-        run = {"lambada": lambada, "choice": choice}[task]
-        results = run(model, enc, read_examples(text, name, task), **settings, bar=True, record=record, name=name)
+        evaluate = {"lambada": lambada, "choice": choice}[task]
+        examples = read_examples(text, name, task)
+        results = evaluate(model, enc, examples, **settings, bar=True, journal=journal, name=name)
     if results is None:
         return None
     content = text.encode()
@@ -46,20 +68,23 @@ def report(
         "settings": dict(settings),
         "model": {**model.hparams.to_dict(), "dtype": model.dtype_policy.name},
         "file": {"name": name, "bytes": len(content), "digest": sha256(content)},
-        "versions": versions(),
+        "versions": installed_versions(),
     }
 
 
-def versions() -> dict[str, str]:
-    """Of all that the numbers depend on."""
-    names = ("gpt2-tf", "tensorflow", "keras", "numpy", "tiktoken")
-    found = {name: metadata.version(name) for name in names if _installed(name)}
-    return {"python": platform.python_version(), "machine": platform.machine(), **found}
+def installed_versions() -> dict[str, str]:
+    """The versions of Python and of the installed libraries, and the machine's architecture.
 
+    gpt2-tf itself is missing where it runs from a checkout without being installed.
 
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:  # run from a checkout
-        return False
-    return True
+    Example:
+        >>> sorted(installed_versions())[-2:]
+        ['tensorflow', 'tiktoken']
+    """
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -18,7 +18,7 @@ from gpt2_tf.evaluation import scoring
 from gpt2_tf.evaluation.examples import read_examples
 from gpt2_tf.evaluation.lambada import STOP_WORDS, lambada
 from gpt2_tf.evaluation.multiple_choice import choice
-from gpt2_tf.evaluation.perplexity import perplexity, windows
+from gpt2_tf.evaluation.perplexity import perplexity, window_rows
 from gpt2_tf.evaluation.report import report
 from gpt2_tf.generation.likelihood import Likelihood, Row, score_in_batches
 from gpt2_tf.model import loss
@@ -216,7 +216,7 @@ def test_windows_score_each_token_once():
         for window in (1, 4, 9):
             for stride in range(1, window + 1):
                 seen = []
-                for row in windows(range(n), window, stride):
+                for row in window_rows(range(n), window, stride):
                     assert len(row.ids) <= window + 1 and 1 <= row.count < len(row.ids)
                     for at in range(len(row.ids) - row.count, len(row.ids)):
                         seen.append(row.ids[at])
@@ -277,7 +277,7 @@ CHOICE = '{"context": "a", "choices": ["b", "c"], "answer": 0}'
 @pytest.mark.parametrize(
     ("task", "text", "error"),
     [
-        ("lambada", "", "f is empty, but must have an object of JSON a line"),
+        ("lambada", "", "f is empty, but must have one JSON object per line"),
         ("lambada", '{"text": "a b"}\nno\n', 'f: line 2 is not JSON (.*); expected {"text": "..."}'),
         ("lambada", '{"text": "a b"}\n\n{"text": "a b"}', "f: line 2 is not JSON"),
         ("lambada", '{"txt": "a b"}', """f: line 1 is '{"txt": "a b"}', but must be {"text": "..."}"""),
@@ -297,7 +297,7 @@ def test_a_file_that_is_wrong_is_said_by_its_line(task, text, error):
 
 
 def test_what_does_not_fit_is_said(model, enc):
-    with pytest.raises(ValueError, match="f: line 2 has 40 tokens, but the model reads at most 32"):
+    with pytest.raises(ValueError, match="f: line 2 has 40 tokens, but must have at most 33"):
         lambada(model, enc, ["a b", "xy" * 19 + " b"], name="f")
     with pytest.raises(ValueError, match="f: line 2 must end in a space and a word, but ends in 'word'"):
         lambada(model, enc, ["a b", "word"], name="f")
@@ -306,13 +306,15 @@ def test_what_does_not_fit_is_said(model, enc):
             lambada(model, enc, [text], name="f")
     with pytest.raises(ValueError, match="f: line 1 has 41 tokens"):
         choice(model, enc, [{"context": "x" * 40, "choices": ["y", "z"], "answer": 0}], name="f")
-    with pytest.raises(ValueError, match="f: line 1 has a continuation without a token of its own"):
+    with pytest.raises(
+        ValueError, match="f: line 1 has a continuation whose first letters belong to the context's last token"
+    ):
         choice(model, enc, [{"context": "th", "choices": ["e", "en"], "answer": 0}], name="f")
     with pytest.raises(ValueError, match="the text is empty"):
         perplexity(model, enc, "")
-    with pytest.raises(ValueError, match="window is 33, but must be a whole number, 1 to the model's n_ctx, 32"):
+    with pytest.raises(ValueError, match="window is 33, but must be a whole number from 1 to 32, the model's n_ctx"):
         perplexity(model, enc, "e", window=33)
-    with pytest.raises(ValueError, match="stride is 9, but must be a whole number, 1 to window, 8"):
+    with pytest.raises(ValueError, match="stride is 9, but must be a whole number from 1 to 8, the window"):
         perplexity(model, enc, "e", window=8, stride=9)
     with pytest.raises(ValueError, match="batch_size is 0"):
         lambada(model, enc, ["a b"], batch_size=0)
