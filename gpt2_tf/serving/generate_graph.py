@@ -59,7 +59,7 @@ class TextGenerator:
             lambda: self._write(prompts, noise),
         )
         # With NaN logits, sampling would return arbitrary tokens.
-        damaged = "the model's logits are not finite; its weights are damaged, or their training diverged"
+        damaged = "the model's logits are not finite: its weights are damaged or their training diverged"
         logprobs = tf.debugging.check_numerics(logprobs, damaged)
         with tf.device(CPU):
             # A row that has ended still gets tokens, which begin at the end of its text or later.
