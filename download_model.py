@@ -1,6 +1,6 @@
-"""Fetches OpenAI's files of a GPT-2: `python download_model.py 124M` fills `models/124M`.
+"""Download OpenAI's files of a GPT-2 size: `python download_model.py 124M` fills the folder `models/124M`.
 
-`gpt2_tf.pretrained.download` does the work; this script has the name and the place of OpenAI's own.
+This script has the name and the arguments of OpenAI's own. `gpt2_tf.pretrained.download` does the work.
 """
 
 import sys

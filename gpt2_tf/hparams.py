@@ -1,6 +1,7 @@
 """The hyperparameters of a GPT-2: `HParams`, OpenAI's four sizes, `hparams.json`."""
 
 import dataclasses
+import difflib
 import json
 import os
 from numbers import Integral, Real
@@ -33,7 +34,9 @@ def canonical_size(name: str) -> str:
     size = OLDER_NAMES.get(name, name)
     if size not in SIZES:
         known = ", ".join(f"{new} (or {old})" for old, new in OLDER_NAMES.items())
-        raise ValueError(f"no GPT-2 size is named {name!r}; OpenAI's are {known}")
+        close = difflib.get_close_matches(name, [*SIZES, *OLDER_NAMES], n=1)
+        suggestion = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"no GPT-2 size is named {name!r}; {suggestion}OpenAI's sizes are {known}")
     return size
 
 

@@ -36,7 +36,7 @@ def test_no_other_sizes():
 
 @pytest.mark.parametrize("name", ["125M", "124m", "", "gpt2"])
 def test_unknown_size(name):
-    with pytest.raises(ValueError, match=rf"no GPT-2 size is named '{name}'; OpenAI's are 124M \(or 117M\), 355M"):
+    with pytest.raises(ValueError, match=rf"no GPT-2 size is named '{name}'; .*OpenAI's sizes are 124M \(or 117M\)"):
         HParams.from_size(name)
 
 

@@ -81,7 +81,7 @@ def _lock(lock_file: Path, target: str, otherwise: str, wait: bool) -> Iterator[
     finally:
         # filelock notices when a lock file was removed while it waited, so removing the file here lets nobody in twice.
         # Windows removes no file that is open; there, filelock removes the file after its release.
+        with contextlib.suppress(OSError):
+            lock_file.unlink()
         if lock.is_locked:
-            with contextlib.suppress(OSError):
-                lock_file.unlink()
             lock.release()

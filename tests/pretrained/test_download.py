@@ -23,8 +23,11 @@ from pathlib import Path
 
 import pytest
 
+from gpt2_tf.hparams import HParams
 from gpt2_tf.pretrained import download as download_model
-from gpt2_tf.pretrained.download import CHUNK, DATA, FILES, INDEX, META, RESUMABLE, TRIES, download, main
+from gpt2_tf.pretrained import transfer
+from gpt2_tf.pretrained.download import DATA, FILES, INDEX, META, RESUMABLE, check_file, download, main
+from gpt2_tf.pretrained.transfer import CHUNK, TRIES
 
 ROOT = Path(__file__).parents[2]
 OFFICIAL = ROOT.parent / "shared" / "data" / "official-117M"
@@ -45,8 +48,8 @@ def model(tmp_path_factory):
         tf.compat.v1.train.Saver().save(session, str(folder / "model.ckpt"))
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     words = random.Random(0).randbytes(300_000)
-    sizes = {"n_vocab": 3000, "n_ctx": 400, "n_embd": 150, "n_head": 3, "n_layer": 1}
-    files |= {"encoder.json": words, "vocab.bpe": words[::-1], "hparams.json": json.dumps(sizes).encode()}
+    hparams = json.dumps(HParams.from_size("124M").to_dict()).encode()
+    files |= {"encoder.json": words, "vocab.bpe": words[::-1], "hparams.json": hparams}
     assert set(files) == set(FILES) and len(files[DATA]) > 10 * CHUNK
     return files
 
@@ -54,8 +57,8 @@ def model(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quick_and_local(monkeypatch, request):
     """Short waits, no proxy, and the sums of this module's vocabulary."""
-    for name, value in {"BACKOFF": 0.01, "READ_TIMEOUT": 0.4, "CONNECT_TIMEOUT": 2.0, "LOCK_POLL": 0.01}.items():
-        monkeypatch.setattr(download_model, name, value)
+    for name, value in {"BACKOFF": 0.01, "READ_TIMEOUT": 0.4, "CONNECT_TIMEOUT": 2.0}.items():
+        monkeypatch.setattr(transfer, name, value)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.delenv("GPT2_TF_BASE_URL", raising=False)
     if "model" in request.fixturenames:
@@ -68,7 +71,7 @@ def sums(files):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the server's files with ranges, unless its `plans` have something else for a file's next request."""
+    """Serves the server's files with ranges, unless `plans` has another response for a file's next request."""
 
     def do_GET(self):
         size, _, name = self.path.removeprefix("/gpt-2/").partition("/")
@@ -79,7 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.seen["encoding"] = self.headers.get("Accept-Encoding")
         self.server.seen.append(self.seen)
         plan = self.server.plans.get(name)
-        # The other side may hang up or be killed: here that is no error.
+        # The client may close the connection or be killed, which is no error here.
         with contextlib.suppress(ConnectionError):
             (plan.pop(0) if plan else honest)(self)
 
@@ -99,7 +102,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def honest(handler, until=None):
-    """The right answer, or its first bytes up to `until` in the file."""
+    """The right response, cut at byte `until` of the file."""
     data, start = handler.data, handler.start
     if data is None:
         handler.head(404, Content_Length=0)
@@ -178,7 +181,7 @@ def server(model):
 
 
 def assert_whole(folder, model):
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".download.lock"} == model
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == model
 
 
 def one_line(caught):
@@ -194,7 +197,7 @@ def first_range(server, name=DATA):
     return int(re.fullmatch(r"bytes=(\d+)-", second)[1])
 
 
-# What should happen.
+# Without faults.
 
 
 def test_seven_files_come_once_each(server, model, tmp_path, capsys):
@@ -210,17 +213,16 @@ def test_seven_files_come_once_each(server, model, tmp_path, capsys):
 def test_a_whole_folder_needs_no_network(server, model, tmp_path, monkeypatch):
     folder = download("124M", tmp_path, server.url)
     server.seen.clear()
-    (folder / ".download.lock").unlink()
     assert download("117M", tmp_path, server.url) == folder
     assert server.seen == []
     assert_whole(folder, model)
-    assert len(list(folder.iterdir())) == len(FILES)  # not even a lock: the folder may be read-only
+    assert len(list(folder.iterdir())) == len(FILES)  # not even a lock file, because the folder may be read-only
     monkeypatch.setattr(socket, "socket", None)
     assert download("124M", tmp_path) == folder
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_missing_or_cut_short_is_fetched_and_nothing_else(name, server, model, tmp_path, capsys):
+def test_only_missing_and_damaged_files_are_fetched(name, server, model, tmp_path, capsys):
     folder = download("124M", tmp_path, server.url)
     for damage in (Path.unlink, lambda path: path.write_bytes(model[name][: 20 if name == "checkpoint" else -9])):
         damage(folder / name)
@@ -228,13 +230,13 @@ def test_what_is_missing_or_cut_short_is_fetched_and_nothing_else(name, server, 
         download("124M", tmp_path, server.url)
         assert [one["name"] for one in server.seen] == [name]
         assert_whole(folder, model)
-    assert f"{name} is fetched anew: " in capsys.readouterr().err
+    assert f"{name} is damaged, so it is fetched again: " in capsys.readouterr().err
 
 
 def test_the_base_url_comes_from_the_argument_then_the_environment_then_openai(
     server, model, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(download_model, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     monkeypatch.setenv("GPT2_TF_BASE_URL", "http://127.0.0.1:9/nothing")
     assert main(["345M", "--models-dir", str(tmp_path), "--base-url", server.url]) == 1
     assert f"{server.url}/355M/checkpoint: HTTP 404" in capsys.readouterr().err
@@ -256,10 +258,10 @@ def test_openais_address():
 def test_openais_own_files_pass_and_with_a_byte_less_fail(name, tmp_path):
     path = tmp_path / name
     path.write_bytes((OFFICIAL / name).read_bytes())
-    download_model._check(name, path)
+    check_file(path, name, "124M")
     path.write_bytes((OFFICIAL / name).read_bytes()[: 20 if name == "checkpoint" else -1])
     with pytest.raises(ValueError):
-        download_model._check(name, path)
+        check_file(path, name, "124M")
 
 
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="OpenAI's files are not in ../shared/data")
@@ -267,20 +269,21 @@ def test_openais_weights_have_the_size_that_the_index_says(tmp_path):
     shutil.copy(OFFICIAL / INDEX, tmp_path)
     with open(tmp_path / DATA, "wb") as file:
         file.truncate(497_759_232)  # a hole: takes no room
-    download_model._check(DATA, tmp_path / DATA)
+    with pytest.raises(ValueError, match="148 of 148 tensors don't have the CRC32C"):
+        check_file(tmp_path / DATA, DATA, "124M")
     with open(tmp_path / DATA, "ab") as file:
         file.write(b"x")
     with pytest.raises(ValueError, match=r"497,759,233 bytes, but .* 497,759,232"):
-        download_model._check(DATA, tmp_path / DATA)
+        check_file(tmp_path / DATA, DATA, "124M")
 
 
-def test_importing_it_is_light():
+def test_importing_the_script_imports_no_large_package():
     heavy = "{'requests', 'tqdm', 'numpy', 'tensorflow', 'keras'} & set(sys.modules)"
     code = f"import sys, download_model; sys.exit(str({heavy}) if {heavy} else 0)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, check=True)
 
 
-# Breaks, and going on after them.
+# Breaks, and resuming after them.
 
 
 def test_a_dropped_connection_is_resumed_in_the_same_run(server, model, tmp_path, capsys):
@@ -307,7 +310,7 @@ def test_a_server_that_answers_in_small_ranges_is_asked_for_the_next(server, mod
     assert server.asked(DATA) == ["bytes=77-", "bytes=500077-", "bytes=1000077-"]
 
 
-def test_many_breaks_with_progress_in_between_are_no_reason_to_stop(server, model, tmp_path):
+def test_breaks_with_progress_between_them_do_not_end_the_download(server, model, tmp_path):
     ends = range(150_000, 2_000_000, 150_000)
     server.plans[DATA] = [drop_at(end) for end in ends]
     assert len(ends) > 2 * TRIES
@@ -315,7 +318,7 @@ def test_many_breaks_with_progress_in_between_are_no_reason_to_stop(server, mode
     assert len(server.asked(DATA)) == len(ends) + 1
 
 
-def test_breaks_without_progress_end(server, tmp_path):
+def test_breaks_without_progress_end_the_download(server, tmp_path):
     server.plans[DATA] = [drop_at(700_000)] * 50
     with pytest.raises(ConnectionError, match=f"{TRIES} times in a row") as caught:
         download("124M", tmp_path, server.url)
@@ -325,7 +328,7 @@ def test_breaks_without_progress_end(server, tmp_path):
     assert not (tmp_path / "124M" / DATA).exists()
 
 
-def test_a_file_without_a_checksum_begins_anew(server, model, tmp_path):
+def test_a_file_without_a_checksum_starts_again(server, model, tmp_path):
     server.plans[META] = [drop_at(len(model[META]) - 100)]
     (tmp_path / "124M").mkdir()
     (tmp_path / "124M" / f"{META}.part").write_bytes(b"old")
@@ -350,7 +353,7 @@ def test_a_server_that_ignores_ranges_sends_all_again(server, model, tmp_path):
     assert first_range(server) > 0 and server.sent(DATA) > len(model[DATA])
 
 
-def test_a_server_that_ignores_ranges_and_always_drops_comes_to_an_end(server, tmp_path):
+def test_a_server_that_ignores_ranges_and_always_drops_is_given_up(server, tmp_path):
     server.plans[DATA] = [without_ranges(500_000)] * 50
     with pytest.raises(ConnectionError, match="in a row"):
         download("124M", tmp_path, server.url)
@@ -384,11 +387,11 @@ def test_another_range_than_asked_for_is_not_written(span, server, model, tmp_pa
 
 
 @pytest.mark.parametrize("name", sorted(RESUMABLE))
-def test_a_file_that_changed_on_the_server_gives_no_splice(name, server, model, tmp_path):
+def test_a_file_that_changed_on_the_server_is_not_joined_to_its_old_part(name, server, model, tmp_path):
     folder = tmp_path / "124M"
     folder.mkdir()
     (folder / f"{name}.part").write_bytes(bytes(len(model[name]) // 2))
-    with pytest.raises(OSError, match="removed it: run again") as caught:
+    with pytest.raises(OSError, match="removed it; run again") as caught:
         download("124M", tmp_path, server.url)
     assert name in one_line(caught)
     assert not (folder / name).exists() and not (folder / f"{name}.part").exists()
@@ -421,7 +424,7 @@ def test_ctrl_c_keeps_the_part_and_says_so_in_a_line(server, model, tmp_path):
     child.send_signal(signal.SIGINT)
     err = child.communicate(timeout=10)[1]
     assert child.returncode == 130
-    assert err.splitlines()[-1] == "download_model.py: interrupted; run it again and it resumes"
+    assert err.splitlines()[-1] == "download_model.py: interrupted; run the same command again to resume"
     assert "Traceback" not in err and part.stat().st_size > 1_000_000
     assert_whole(download("124M", tmp_path, server.url), model)
     assert first_range(server) > 1_000_000
@@ -434,7 +437,7 @@ def test_two_processes_at_once_fetch_each_file_once(server, model, tmp_path):
     wait_until(lambda: server.asked(DATA))
     second = start(server, tmp_path)
     read = iter(second.stderr.readline, "")
-    assert next(line for line in read).startswith("waiting for another download")
+    assert next(line for line in read).startswith("waiting for another process that is writing ")
     server.released.set()
     assert (first.wait(20), second.wait(20)) == (0, 0)
     for child in (first, second):
@@ -444,7 +447,7 @@ def test_two_processes_at_once_fetch_each_file_once(server, model, tmp_path):
 
 
 @posix
-def test_a_killed_process_leaves_no_lock(server, model, tmp_path):
+def test_a_killed_process_blocks_no_other(server, model, tmp_path):
     server.plans["checkpoint"] = [stall_at(0)]
     child = start(server, tmp_path, READ_TIMEOUT=30)
     wait_until(lambda: server.seen)
@@ -454,7 +457,7 @@ def test_a_killed_process_leaves_no_lock(server, model, tmp_path):
 
 
 @posix
-def test_a_file_system_without_locks_is_no_obstacle(server, model, tmp_path, monkeypatch):
+def test_a_file_system_without_locks_works(server, model, tmp_path, monkeypatch):
     import fcntl
 
     def flock(*_):
@@ -467,10 +470,10 @@ def test_a_file_system_without_locks_is_no_obstacle(server, model, tmp_path, mon
 def start(server, models_dir, before="", **constants):
     """Starts a real download in another process, with this module's vocabulary."""
     code = f"""
-import sys, requests, tqdm, gpt2_tf.weights.tensor_bundle
-from gpt2_tf.pretrained import download as download_model
+import sys, filelock, requests, tqdm, gpt2_tf.weights.tensor_bundle
+from gpt2_tf.pretrained import download as download_model, transfer
 download_model.SHA256.update({sums(server.files)!r})
-vars(download_model).update({dict(BACKOFF=0.01) | constants!r})
+vars(transfer).update({dict(BACKOFF=0.01) | constants!r})
 {before}
 sys.exit(download_model.main(sys.argv[1:]))
 """
@@ -492,12 +495,12 @@ def wait_until(condition):
 def naps(monkeypatch):
     """The seconds that the download would have slept."""
     naps = []
-    monkeypatch.setattr(download_model, "time", type("clock", (), {"sleep": naps.append, "time": time.time}))
+    monkeypatch.setattr(transfer, "time", type("clock", (), {"sleep": naps.append, "time": time.time}))
     return naps
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
-def test_a_busy_server_is_asked_again_ever_later(status, server, model, tmp_path, naps):
+def test_a_busy_server_is_asked_again_after_growing_waits(status, server, model, tmp_path, naps):
     server.plans["checkpoint"] = [answer(status, b"busy")] * 3
     assert_whole(download("124M", tmp_path, server.url), model)
     assert naps == [0.01, 0.02, 0.04]
@@ -534,11 +537,11 @@ def test_retry_after_beyond_reason_ends_at_once(server, tmp_path, naps):
         (answer(204), OSError, "HTTP 204"),
         (answer(206, b"{}", Content_Range="bytes 0-1/2"), OSError, "HTTP 206"),
         (answer(416), OSError, "HTTP 416"),
-        (answer(200, gzip.compress(b"{}"), Content_Encoding="gzip"), OSError, "compressed"),
+        (answer(200, gzip.compress(b"{}"), Content_Encoding="gzip"), OSError, "compresses"),
         (answer(302, Location="/gpt-2/124M/hparams.json"), OSError, "redirects"),
     ],
 )
-def test_answers_that_no_further_try_would_change(plan, kind, says, server, tmp_path, naps):
+def test_permanent_errors_are_not_retried(plan, kind, says, server, tmp_path, naps):
     server.plans["hparams.json"] = [plan] * 50
     with pytest.raises(kind, match=f"124M/hparams.json: .*{says}") as caught:
         download("124M", tmp_path, server.url)
@@ -569,9 +572,9 @@ def test_a_page_with_status_200_is_never_taken_for_a_file(name, serve, page, ser
     assert_whole(download("124M", tmp_path, server.url), model)
 
 
-def test_a_page_instead_of_the_rest_of_the_weights_spares_what_is_there(server, model, tmp_path):
+def test_a_page_instead_of_the_rest_of_the_weights_keeps_the_part(server, model, tmp_path):
     server.plans[DATA] = [drop_at(1_000_000), answer(200, PAGES["html"])]
-    with pytest.raises(OSError, match=r"has 56 bytes, but .*model\.ckpt\.index says 2,040,600") as caught:
+    with pytest.raises(OSError, match=r"has 56 bytes, but 2,040,600 were expected") as caught:
         download("124M", tmp_path, server.url)
     one_line(caught)
     assert (tmp_path / "124M" / f"{DATA}.part").stat().st_size > 900_000
@@ -599,7 +602,7 @@ def test_weights_that_were_damaged_on_the_disk_are_fetched_anew(server, model, t
     download("124M", tmp_path, server.url)
     assert [one["name"] for one in server.seen] == [DATA]
     assert_whole(folder, model)
-    assert "fetched anew: 1 of " in capsys.readouterr().err
+    assert "fetched again: 1 of " in capsys.readouterr().err
 
 
 def test_files_without_a_length_still_come(server, model, tmp_path):
@@ -607,7 +610,7 @@ def test_files_without_a_length_still_come(server, model, tmp_path):
     assert_whole(download("124M", tmp_path, server.url), model)
 
 
-def test_nobody_listens(tmp_path):
+def test_a_refused_connection(tmp_path):
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unheard.getsockname()[1]}"
@@ -616,7 +619,7 @@ def test_nobody_listens(tmp_path):
     one_line(caught)
 
 
-def test_a_name_that_nobody_knows(tmp_path, monkeypatch):
+def test_an_unknown_host(tmp_path, monkeypatch):
     def getaddrinfo(*_, **__):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -626,14 +629,14 @@ def test_a_name_that_nobody_knows(tmp_path, monkeypatch):
     one_line(caught)
 
 
-def test_a_stalled_server_is_asked_again_from_there(server, model, tmp_path):
+def test_a_stalled_response_is_resumed(server, model, tmp_path):
     server.plans[DATA] = [stall_at(1_000_000)]
     assert_whole(download("124M", tmp_path, server.url), model)
     assert first_range(server) > 1_000_000 - 2 * CHUNK
 
 
-def test_a_server_that_stalls_for_good_is_left(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download_model, "READ_TIMEOUT", 0.1)
+def test_a_server_that_always_stalls_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "READ_TIMEOUT", 0.1)
     server.plans["encoder.json"] = [stall_at(0)] * 50
     with pytest.raises(ConnectionError, match=r"encoder.json: nothing came for 0.1 s, 5 times in a row") as caught:
         download("124M", tmp_path, server.url)
@@ -644,7 +647,7 @@ def test_a_server_that_stalls_for_good_is_left(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
-def test_a_certificate_that_nobody_vouches_for(server, tmp_path, naps):
+def test_an_untrusted_certificate(server, tmp_path, naps):
     command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -days 1 -keyout key -out cert"
     subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -657,7 +660,7 @@ def test_a_certificate_that_nobody_vouches_for(server, tmp_path, naps):
     assert naps == []
 
 
-# The disk, and mistakes of the user's.
+# The disk, and mistakes of the user.
 
 
 @posix
@@ -666,7 +669,7 @@ def test_a_full_disk_is_named_with_the_bytes_needed(server, tmp_path):
     (tmp_path / "124M").mkdir()
     (tmp_path / "124M" / f"{DATA}.part").symlink_to("/dev/full")
     with pytest.raises(
-        OSError, match=r"No space left on device; 2,040,600 more bytes are needed; .*it resumes"
+        OSError, match=r"No space left on device; 2,040,600 more bytes are needed; .*to resume"
     ) as caught:
         download("124M", tmp_path, server.url)
     assert DATA in one_line(caught)
@@ -701,7 +704,8 @@ def test_no_permission_to_write(existing, server):
         if existing:
             folder.chmod(0o755)
     assert child.returncode == 1
-    assert re.fullmatch(r"download_model.py: error: can't write \S+: Permission denied; .*--models-dir\n", err), err
+    error = err.splitlines()[-1]
+    assert re.fullmatch(r"download_model.py: error: can't write \S+: Permission denied; .*--models-dir", error), err
 
 
 @pytest.mark.parametrize("below", ["", "deep/er"])
@@ -716,7 +720,7 @@ def test_a_models_folder_that_is_a_file(below, server, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["125M"], "no GPT-2 size is named '125M'; OpenAI's are 124M"),
+        (["125M"], "no GPT-2 size is named '125M'; did you mean '124M'? OpenAI's sizes are 124M"),
         (["../124M"], "no GPT-2 size is named"),
         (["124M", "--base-url", "ftp://mirror/gpt-2"], "must begin with http:// or https://"),
         (["124M", "--base-url", "http://"], "must begin with http:// or https://"),
@@ -735,12 +739,161 @@ def test_mistakes_in_the_arguments_end_in_one_line_and_2(arguments, says, tmp_pa
 
 def test_a_url_that_requests_cannot_read(tmp_path, capsys):
     assert main(["124M", "--models-dir", str(tmp_path), "--base-url", "http://[::1/models"]) == 1
-    assert re.fullmatch(r"download_model.py: error: .*\n", capsys.readouterr().err)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("download_model.py: error: http://[::1/models/124M/")
 
 
 @pytest.mark.parametrize("arguments", [[], ["124M", "355M"], ["124M", "--force"]])
-def test_argparse_answers_the_rest(arguments, capsys):
+def test_wrong_arguments_are_usage_errors(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("download_model.py: error: ")
+
+
+# Servers that lie.
+
+
+def test_hyperparameters_of_another_size_are_refused(server, tmp_path):
+    """A model with another n_head loads, and writes other text."""
+    server.files["hparams.json"] = server.files["hparams.json"].replace(b'"n_head": 12', b'"n_head": 6')
+    with pytest.raises(OSError, match="it is not of 124M: it has n_head 6, not 12") as caught:
+        download("124M", tmp_path, server.url)
+    one_line(caught)
+    assert not (tmp_path / "124M" / "hparams.json").exists()
+
+
+@pytest.mark.parametrize("name", sorted(RESUMABLE))
+def test_an_empty_response_does_not_make_an_old_part_the_file(name, server, model, tmp_path):
+    (tmp_path / "124M").mkdir()
+    (tmp_path / "124M" / f"{name}.part").write_bytes(model[name])
+    server.plans[name] = [answer(200, b"")] * 9
+    if name == DATA:  # complete, by the size in the index: nothing is requested
+        assert_whole(download("124M", tmp_path, server.url), model)
+        return
+    with pytest.raises(OSError, match=re.escape(name)) as caught:
+        download("124M", tmp_path, server.url)
+    one_line(caught)
+    assert not (tmp_path / "124M" / name).exists()
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != DATA])
+def test_a_body_larger_than_the_file_can_be_is_refused(name, server, tmp_path, monkeypatch):
+    monkeypatch.setitem(download_model.MAX_SIZES, name, 1_000_000)
+    server.plans[name] = [answer(200, b"x" * 10_000_000)]
+    with pytest.raises(OSError, match="has 10,000,000 bytes, but at most 1,000,000 were expected") as caught:
+        download("124M", tmp_path / "length", server.url)
+    one_line(caught)
+    server.plans[name] = [without_length(b"x" * 10_000_000)]
+    with pytest.raises(OSError, match="has more than the expected 1,000,000 bytes") as caught:
+        download("124M", tmp_path / "no length", server.url)
+    one_line(caught)
+    assert (tmp_path / "no length" / "124M" / f"{name}.part").stat().st_size <= 1_000_000
+
+
+def test_weights_without_a_length_end_at_the_size_in_the_index(server, model, tmp_path):
+    server.plans[DATA] = [without_length(model[DATA] + b"x" * 1_000_000)]
+    with pytest.raises(OSError, match="has more than the expected 2,040,600 bytes"):
+        download("124M", tmp_path, server.url)
+
+
+def drip(beginning: bytes, rest: bytes):
+    """Sends `beginning`, and then `rest` again and again, a byte every 10 ms."""
+
+    def plan(handler):
+        handler.wfile.write(beginning)
+        end = time.monotonic() + 20
+        while time.monotonic() < end and not handler.server.released.is_set():
+            for byte in rest:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.01)
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        drip(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"x"),
+        drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+        drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["body", "body without a length", "header", "100 Continue"],
+)
+def test_a_server_that_drips_is_given_up(plan, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "CHUNK_TIMEOUT", 0.3)
+    server.plans["encoder.json"] = [plan] * 50
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=rf"less than 65,536 bytes came in 0.3 s, {TRIES} times") as caught:
+        download("124M", tmp_path, server.url)
+    one_line(caught)
+    assert time.monotonic() - start < 15  # TRIES times 0.3 s, on a busy machine
+
+
+def test_text_from_the_server_is_escaped(server, tmp_path, capsys):
+    """Otherwise the server could move the cursor, clear the screen or set the title of the user's terminal."""
+    server.plans["checkpoint"] = [lambda handler: handler.wfile.write(b"HTTP/1.1 404 \x1b[2Jgone\x07\r\n\r\n")]
+    assert main(["124M", "--models-dir", str(tmp_path), "--base-url", server.url]) == 1
+    server.plans["checkpoint"] = [lambda handler: handler.wfile.write(b"\x1b]0;title\x07 nonsense\r\n\r\n")] * 50
+    assert main(["124M", "--models-dir", str(tmp_path), "--base-url", server.url]) == 1
+    err = capsys.readouterr().err
+    assert "\x1b" not in err and "\x07" not in err
+    assert r"HTTP 404 \x1b[2Jgone\x07" in err and "nonsense" in err
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (answer(302, Location="http://["), "Invalid IPv6 URL"),
+        (answer(302, Location="http://a" * 40 + "\x1b[2J"), ""),
+        (answer(302, Location="gopher://x/"), ""),
+        (answer(302, Location="http://" + "a" * 70 + ".example/"), ""),
+    ],
+)
+def test_an_invalid_redirect_is_an_error_with_the_url(plan, says, server, tmp_path):
+    server.plans["checkpoint"] = [plan] * 50
+    with pytest.raises(OSError, match=rf"124M/checkpoint: .*{says}") as caught:
+        download("124M", tmp_path, server.url)
+    assert one_line(caught).isprintable()
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1, 2", "x", ""])
+def test_an_invalid_length_is_ignored_or_an_error_with_the_url(length, server, model, tmp_path):
+    def plan(handler):
+        handler.head(200, Content_Length=length)
+        handler.body(handler.data)
+
+    server.plans["checkpoint"] = [plan] * 50
+    try:
+        assert_whole(download("124M", tmp_path, server.url), model)
+    except OSError as error:
+        assert "124M/checkpoint: " in str(error) and "\n" not in str(error)
+
+
+def test_an_invalid_wait_is_ignored(server, model, tmp_path, naps):
+    waits = ["9" * 5000, "²", "-1", "Mon, 99 Jan 99999 00:00:00 GMT"]
+    server.plans = {name: [answer(503, Retry_After=wait)] for name, wait in zip(FILES, waits, strict=False)}
+    server.plans["checkpoint"] = [answer(503, Retry_After="9" * 5000)]
+    assert_whole(download("124M", tmp_path, server.url), model)
+    assert naps == [0.01] * len(waits)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
+def test_a_redirect_from_https_to_http_is_refused(server, model, tmp_path, monkeypatch):
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*command.split(), "-keyout", "key", "-out", "cert"], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "cert"))
+    with Server(model) as secure:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+        secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=secure.serve_forever, args=(0.01,)).start()
+        url = secure.url.replace("http:", "https:")
+        secure.plans["checkpoint"] = [answer(302, Location=f"{server.url}/124M/checkpoint")]
+        with pytest.raises(OSError, match="redirects from https to http://127") as caught:
+            download("124M", tmp_path, url)
+        one_line(caught)
+        assert server.seen == []
+        secure.plans["checkpoint"] = [answer(302, Location=f"{url}/124M/checkpoint")]
+        assert_whole(download("124M", tmp_path, url), model)
+        secure.shutdown()
