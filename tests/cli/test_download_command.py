@@ -8,7 +8,9 @@ import threading
 import pytest
 from oracles.command_line import assert_error, text_of
 
+from gpt2_tf.hparams import HParams
 from gpt2_tf.pretrained import download as download_model
+from gpt2_tf.pretrained import transfer
 
 DATA = "model.ckpt.data-00000-of-00001"
 
@@ -20,6 +22,7 @@ def mirror(tiny_folder, tmp_path, monkeypatch):
     # `save_checkpoint` writes no graph, so this is an empty one.
     (tmp_path / "server" / "124M" / download_model.META).write_bytes(b"\x12\x00")
     monkeypatch.setattr(download_model, "SHA256", {})
+    monkeypatch.setitem(download_model.HPARAMS, "124M", HParams.from_json(tiny_folder / "hparams.json"))
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments):
@@ -68,15 +71,18 @@ def test_encode_downloads_the_vocabulary_only_and_generate_the_rest(cli, mirror,
 
 def test_download_of_files_that_the_server_lacks(cli, mirror, tmp_path):
     ran = cli("download", "355M", "--models-dir", tmp_path / "models")
-    assert_error(ran, 1, f"{mirror}/355M/", "HTTP 404", "check --base-url")
+    progress, error = ran.err.splitlines()
+    assert (ran.status, ran.out) == (1, b"")
+    assert progress == f"downloading 355M to {tmp_path / 'models' / '355M'}: 7 of 7 files, 1,419 MB of weights"
+    assert error.startswith(f"gpt2-tf: error: {mirror}/355M/") and "HTTP 404" in error and "check --base-url" in error
 
 
 def test_download_without_a_server(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(download_model, "BACKOFF", 0.0)
+    monkeypatch.setattr(transfer, "BACKOFF", 0.0)
     with contextlib.closing(http.server.HTTPServer(("127.0.0.1", 0), None).socket) as taken:
         port = taken.getsockname()[1]
     ran = cli("download", "124M", "--models-dir", tmp_path, "--base-url", f"http://127.0.0.1:{port}")
-    *notes, error = ran.err.splitlines()
+    _, *notes, error = ran.err.splitlines()
     assert (ran.status, ran.out) == (1, b"")
     assert error.startswith(f"gpt2-tf: error: http://127.0.0.1:{port}/124M/checkpoint: ")
     assert "Connection refused" in error and "run again later" in error
