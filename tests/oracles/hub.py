@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback, as far as its library asks one for a model's files."""
+"""A Hugging Face hub on this machine, which answers the requests of Hugging Face's library for a model's files."""
 
 import contextlib
 import hashlib
@@ -13,14 +13,21 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 @contextlib.contextmanager
 def hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    """Serves folders by the models' names; gives the address, and what was asked of it as it comes."""
-    asked = []
+    """Serve folders as models.
+
+    Args:
+        models: the folder of each model by the model's name.
+
+    Yields:
+        The hub's address, and the list of the paths requested so far.
+    """
+    requested = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            asked.append(self.path)
+            requested.append(self.path)
             for name, folder in models.items():
                 paths = sorted(folder.iterdir())
                 if self.path.startswith(f"/api/models/{name}/revision/"):
@@ -54,7 +61,7 @@ def hub(models: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
+            yield f"http://127.0.0.1:{server.server_port}", requested
         finally:
             server.shutdown()
             thread.join()

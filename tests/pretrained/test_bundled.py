@@ -1,4 +1,4 @@
-"""The model that ships in the wheel is a folder like OpenAI's, small, and as good as the README says."""
+"""The bundled model is a small folder in OpenAI's form, and as good as the README says."""
 
 import importlib.util
 import re
@@ -24,7 +24,7 @@ def nats_per_character():
     return module.nats_per_character
 
 
-def test_it_is_a_folder_like_openais_of_at_most_16_mb():
+def test_the_bundled_folder_holds_openais_files_in_at_most_16_mb():
     sizes = {path.name: path.stat().st_size for path in find_model_dir("shakespeare").iterdir()}
     assert set(sizes) == {
         "checkpoint",
@@ -38,13 +38,13 @@ def test_it_is_a_folder_like_openais_of_at_most_16_mb():
     assert tf.train.latest_checkpoint(find_model_dir("shakespeare"))
 
 
-def test_it_writes_plays():
+def test_the_bundled_model_writes_plays():
     model, enc = load("shakespeare")
     completions = generate(model, enc, length=100, num_samples=8, seed=0)
-    assert sum(":\n" in completion.text for completion in completions) >= 6  # a speaker, and a speech below
+    assert sum(":\n" in completion.text for completion in completions) >= 6  # a speaker's name on a line of its own
 
 
-def test_nats_per_character_is_the_references_in_one_window(nats_per_character, tiny_folder):
+def test_nats_per_character_equals_the_reference_in_one_window(nats_per_character, tiny_folder):
     model, enc = load(tiny_folder)
     text = "The quick brown fox sleeps."
     ids = [enc.end_of_text, *enc.encode(text)]
@@ -55,7 +55,7 @@ def test_nats_per_character_is_the_references_in_one_window(nats_per_character, 
     assert nats_per_character(model, enc, text) == pytest.approx(expected, rel=1e-5)
 
 
-def test_nats_per_character_gives_each_token_half_a_window_before_it(nats_per_character, tiny_folder):
+def test_nats_per_character_gives_each_token_at_least_half_a_window_of_context(nats_per_character, tiny_folder):
     model, enc = load(tiny_folder)
     text = "The quick brown fox sleeps, and then the dog jumps over the fox; " * 4
     ids = [enc.end_of_text, *enc.encode(text)]
@@ -63,7 +63,7 @@ def test_nats_per_character_gives_each_token_half_a_window_before_it(nats_per_ch
     assert 2 * n_ctx < len(ids)
     weights = {variable.path: variable.numpy() for variable in model.weights}
     total, start, scored = 0.0, 0, 1
-    while scored < len(ids):  # windows that begin half a window before the first token that they score, or end the text
+    while scored < len(ids):  # each window begins half a window before its first scored token
         stop = min(start + n_ctx, len(ids) - 1)
         logits, _ = reference.forward(weights, model.hparams.n_head, ids[stop - min(n_ctx, stop) : stop])
         total -= np.log(
@@ -76,7 +76,7 @@ def test_nats_per_character_gives_each_token_half_a_window_before_it(nats_per_ch
 
 @pytest.mark.parametrize("n", [1, 30, 32, 33, 47, 48, 49, 1000])
 def test_nats_per_character_counts_each_token_once(nats_per_character, tiny_folder, n):
-    """A model of zeros gives each token the same probability, and "1" is a token and a character."""
+    """A model of zeros gives every token the same probability, and "1" is one token of one character."""
     _, enc = load(tiny_folder)
     zeros = GPT2(load(tiny_folder)[0].hparams, w_init_stdev=0)
     assert len(enc.encode("1" * n)) == n
@@ -84,15 +84,15 @@ def test_nats_per_character_counts_each_token_once(nats_per_character, tiny_fold
 
 
 @pytest.mark.slow
-def test_it_predicts_the_unseen_tenth_of_shakespeare(nats_per_character, shared):
+def test_the_bundled_model_predicts_the_unseen_tenth_of_shakespeare(nats_per_character, shared):
     text = (shared / "data" / "text" / "tinyshakespeare.txt").read_text(encoding="utf-8")
     val_text = text[int(0.9 * len(text)) :]
     nats = nats_per_character(*load("shakespeare"), val_text)
     print(f"{nats:.4f} nats a character")
-    assert nats == pytest.approx(1.52, abs=0.005)  # as the README says; 1.60 was asked for
+    assert nats == pytest.approx(1.52, abs=0.005)  # as the README says
 
 
-def test_it_writes_what_the_readme_shows():
+def test_the_bundled_model_writes_the_readmes_example():
     readme = Path(__file__).parents[2] / "README.md"
     shown = re.search(r'"ROMEO:" --seed 1 --length 150 --temperature 0.8`\):\n(.*?)\n## ', readme.read_text(), re.S)[1]
     model, enc = load("shakespeare")

@@ -1,4 +1,7 @@
-"""KerasNLP's backbone: the same logits both ways, to 2e-5: float32 in another order, on logits of about 3."""
+"""Conversion to and from KerasNLP keeps the logits.
+
+Logits differ by at most 2e-5: they are about 3, and float32 sums in another order differ in the last bits.
+"""
 
 import sys
 import warnings
@@ -17,7 +20,7 @@ TOKENS = np.random.default_rng(1).integers(0, HPARAMS.n_vocab, [2, HPARAMS.n_ctx
 @pytest.fixture(scope="module")
 def library():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it imports warns, and that is not ours to mend
+        warnings.simplefilter("ignore")  # its dependencies warn
         return pytest.importorskip("keras_nlp", reason="KerasNLP is in the extra [keras-nlp]")
 
 
@@ -28,7 +31,7 @@ def model():
 
 @pytest.fixture
 def theirs(library):
-    """A backbone as KerasNLP draws it, but for some that make the context matter."""
+    """A backbone of KerasNLP. Noise is added to its weights, so that the context changes the logits."""
     backbone = library.models.GPT2Backbone(
         vocabulary_size=260,
         num_layers=3,
@@ -69,7 +72,7 @@ def test_from_keras_nlp(theirs):
 
 
 @pytest.mark.slow
-def test_there_and_back_is_exact(model, library):
+def test_the_round_trip_is_exact(model, library):
     again = from_keras_nlp(to_keras_nlp(model))
     for old, new in zip(model.weights, again.weights, strict=True):
         assert old.path == new.path
@@ -77,13 +80,13 @@ def test_there_and_back_is_exact(model, library):
 
 
 @pytest.mark.slow
-def test_the_dtype_policy_goes_along(library):
+def test_the_dtype_policy_is_kept(library):
     backbone = to_keras_nlp(GPT2(HPARAMS, dtype="mixed_bfloat16"))
     assert (backbone.dtype_policy.name, backbone.compute_dtype) == ("mixed_bfloat16", "bfloat16")
 
 
 @pytest.mark.slow
-def test_lora_is_merged(theirs):
+def test_lora_adapters_of_a_backbone_are_merged(theirs):
     theirs.enable_lora(2)
     rng = np.random.default_rng(3)
     for weight in theirs.weights:
@@ -94,20 +97,20 @@ def test_lora_is_merged(theirs):
 
 
 @pytest.mark.slow
-def test_what_is_no_gpt2_of_ours(theirs, library):
+def test_other_backbones_are_refused(theirs, library):
     with pytest.raises(TypeError, match="takes a GPT2Backbone, not a Sequential"):
         from_keras_nlp(keras.Sequential())
     sizes = {"vocabulary_size": 260, "num_layers": 1, "num_heads": 4, "hidden_dim": 48, "max_sequence_length": 40}
     with pytest.raises(ValueError, match="intermediate_dim is 100, but GPT-2's is 4 x hidden_dim, 192"):
         from_keras_nlp(library.models.GPT2Backbone(intermediate_dim=100, **sizes))
-    theirs.quantize("int8", filters="intermediate_dense")  # some layers alone
+    theirs.quantize("int8", filters="intermediate_dense")  # only some layers
     with pytest.raises(ValueError, match=r"the backbone is quantized \(int8\)"):
         from_keras_nlp(theirs)
 
 
 @pytest.mark.slow
-def test_their_sampler_takes_our_tokens(model, enc, library):
-    """Greedy: their loop over the backbone says what ours says."""
+def test_their_greedy_sampler_gives_the_same_tokens(model, enc, library):
+    """KerasNLP's sampling loop over the converted backbone gives the ids of ours."""
     task = library.models.GPT2CausalLM(backbone=to_keras_nlp(model), preprocessor=None)
     task.compile(sampler="greedy")
     context = enc.encode("the then")
@@ -121,7 +124,7 @@ def test_their_sampler_takes_our_tokens(model, enc, library):
 
 @pytest.mark.slow
 def test_their_perplexity_agrees(model, enc, library):
-    """1e-4, relative: a mean of 30 float32 and its exponential."""
+    """Relative difference of at most 1e-4: the exponential of a mean of 30 float32 values."""
     ids = enc.encode("them then the then the them, then")
     metric = library.metrics.Perplexity(from_logits=True)
     metric.update_state(np.array([ids[1:]]), model(np.array([ids[:-1]])))
@@ -129,7 +132,7 @@ def test_their_perplexity_agrees(model, enc, library):
     assert float(metric.result()) == pytest.approx(np.exp(-np.mean(scored)), rel=1e-4)
 
 
-def test_without_the_extra(model, monkeypatch):
+def test_a_missing_extra_is_named(model, monkeypatch):
     for name in ("keras_hub", "keras_nlp"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"pip install 'gpt2-tf\[keras-nlp\]'"):

@@ -1,4 +1,4 @@
-"""Checkpoints as OpenAI's: written, read back, damaged in every way, and restored by OpenAI's own graph."""
+"""Checkpoints in OpenAI's form: saved, restored, damaged in many ways, and restored by OpenAI's own graph."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ HPARAMS = HParams(n_vocab=300, n_ctx=16, n_embd=24, n_head=2, n_layer=2)
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A model and the folder it was saved to; tests that damage it copy it."""
+    """A model and the folder that it was saved to. A test that damages the folder copies it first."""
     keras.utils.set_random_seed(0)
     model = GPT2(HPARAMS)
     folder = tmp_path_factory.mktemp("saved") / "new" / "model"
@@ -53,7 +53,7 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved[1], tmp_path / "copy")
 
 
-def test_round_trip_is_exact(saved):
+def test_restored_weights_equal_the_saved_ones_exactly(saved):
     model, folder = saved
     again = GPT2.from_checkpoint(folder)
     assert again.hparams == model.hparams
@@ -62,7 +62,7 @@ def test_round_trip_is_exact(saved):
         np.testing.assert_array_equal(old.numpy(), new.numpy())
 
 
-def test_the_files_are_openais_and_nothing_else_is_left(saved):
+def test_a_saved_folder_holds_openais_files_and_nothing_else(saved):
     assert {path.name for path in saved[1].iterdir()} == {
         "checkpoint",
         "hparams.json",
@@ -72,8 +72,8 @@ def test_the_files_are_openais_and_nothing_else_is_left(saved):
     assert tf.train.latest_checkpoint(saved[1]) == str(saved[1] / "model.ckpt")
 
 
-def test_the_index_is_shaped_as_openais(shared, tmp_path):
-    """Every entry of the real 124M index, but for the numbers that depend on the weights' values."""
+def test_the_index_of_a_124m_model_matches_openais(shared, tmp_path):
+    """Every entry equals that of OpenAI's index of 124M, except for the checksums of the weights."""
     official = shared / "data" / "official-117M"
     hparams = HParams.from_json(official / "hparams.json")
     GPT2(hparams, w_init_stdev=0).save_checkpoint(tmp_path)
@@ -84,8 +84,8 @@ def test_the_index_is_shaped_as_openais(shared, tmp_path):
     assert described(tmp_path / "model.ckpt.index") == described(official / "model.ckpt.index")
 
 
-def test_hparams_json_has_openais_keys_alone(tmp_path):
-    """OpenAI's code fails on a key that it doesn't know, as dropout is."""
+def test_hparams_json_has_only_openais_keys(tmp_path):
+    """OpenAI's code fails on unknown keys such as dropout."""
     GPT2(dataclasses.replace(HPARAMS, dropout=0.1)).save_checkpoint(tmp_path)
     assert list(json.loads((tmp_path / "hparams.json").read_text())) == [
         "n_vocab",
@@ -96,7 +96,7 @@ def test_hparams_json_has_openais_keys_alone(tmp_path):
     ]
 
 
-def test_saving_again_replaces(saved, folder):
+def test_saving_again_replaces_the_weights(saved, folder):
     other = GPT2(HPARAMS)
     other.save_checkpoint(folder)
     np.testing.assert_array_equal(GPT2.from_checkpoint(folder).wte.numpy(), other.wte.numpy())
@@ -112,7 +112,7 @@ def test_loading_draws_no_random_numbers(saved, monkeypatch):
         GPT2(HPARAMS)
 
 
-def test_tensors_come_one_at_a_time(saved, monkeypatch):
+def test_tensors_are_read_one_at_a_time(saved, monkeypatch):
     """Each tensor is assigned to its variable before the next is read, so memory holds one tensor at most."""
     model, folder = saved
     events = []
@@ -127,7 +127,7 @@ def test_tensors_come_one_at_a_time(saved, monkeypatch):
     assert events == [(kind, variable.path) for variable in model.weights for kind in ("read", "assign")]
 
 
-def test_every_difference_is_said_at_once(saved, folder):
+def test_all_differences_are_named_in_one_error(saved, folder):
     json_path = folder / "hparams.json"
     json_path.write_text(json.dumps(HPARAMS.to_dict() | {"n_layer": 1, "n_ctx": 20}))
     with pytest.raises(ValueError) as error:
@@ -142,7 +142,7 @@ def test_every_difference_is_said_at_once(saved, folder):
         GPT2.from_checkpoint(folder)
 
 
-def test_a_wrong_dtype_is_a_difference(saved, folder):
+def test_a_wrong_dtype_is_named(saved, folder):
     names = [variable.path for variable in saved[0].weights]
     tensors = [tf.cast(v, tf.float64) if v.path == "model/wte" else tf.convert_to_tensor(v) for v in saved[0].weights]
     tf.raw_ops.SaveV2(
@@ -152,7 +152,7 @@ def test_a_wrong_dtype_is_a_difference(saved, folder):
         GPT2.from_checkpoint(folder)
 
 
-def test_a_flipped_bit_names_its_tensor_wherever_it_is(saved, folder):
+def test_a_flipped_bit_in_any_tensor_names_the_tensor(saved, folder):
     path = folder / "model.ckpt.data-00000-of-00001"
     whole = path.read_bytes()
     for name, entry in read_index(folder / "model.ckpt.index").items():
@@ -164,7 +164,7 @@ def test_a_flipped_bit_names_its_tensor_wherever_it_is(saved, folder):
 
 
 @pytest.mark.parametrize("change", [-1, -1000, 1])
-def test_data_of_another_size_is_an_error_with_both_sizes(folder, change):
+def test_a_data_file_of_another_size_is_an_error_with_both_sizes(folder, change):
     path = folder / "model.ckpt.data-00000-of-00001"
     content = path.read_bytes()
     path.write_bytes((content + b"\0")[: len(content) + change])
@@ -180,7 +180,7 @@ def test_a_missing_file_is_named(folder, name):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"\0" * 500])
-def test_an_index_that_is_none_is_named(folder, content):
+def test_a_file_that_is_not_an_index_is_named(folder, content):
     (folder / "model.ckpt.index").write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.ckpt\.index"):
         GPT2.from_checkpoint(folder)
@@ -194,8 +194,8 @@ def test_a_failed_save_leaves_the_old_files(saved, folder, file_size_limit):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_what_names_the_weights_takes_its_place_after_them(saved, folder, monkeypatch):
-    """So that a new index has new data beside it, and what names them has both, wherever a kill falls."""
+def test_files_are_moved_after_the_files_that_they_name(saved, folder, monkeypatch):
+    """The data is moved before its index, and `checkpoint` last, so a kill leaves no name without its files."""
     moved = []
     replace = os.replace
     monkeypatch.setattr(
@@ -206,8 +206,8 @@ def test_what_names_the_weights_takes_its_place_after_them(saved, folder, monkey
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux what a descriptor is of")
-def test_all_is_on_the_disk_before_save_returns(saved, folder, monkeypatch):
-    """Each file before it is moved, and then the moves: the run removes its older checkpoint next."""
+def test_all_files_are_on_the_disk_before_save_returns(saved, folder, monkeypatch):
+    """Files are synced before they are moved, and the folder after: a run removes its older checkpoint next."""
     events = []
     fsync, replace = os.fsync, os.replace
 
@@ -228,8 +228,8 @@ def test_all_is_on_the_disk_before_save_returns(saved, folder, monkeypatch):
     assert events[-1] == ("on disk", folder.name)
 
 
-def test_a_fine_tuned_folder_has_a_name_of_its_own(saved, folder):
-    """As gpt-2-simple leaves it: model-500.*, which `checkpoint` names, for TensorFlow to find."""
+def test_a_checkpoint_of_gpt_2_simple_is_restored(saved, folder):
+    """gpt-2-simple leaves `model-500.*`, and `checkpoint` names them."""
     for path in folder.glob("model.ckpt.*"):
         path.rename(folder / path.name.replace("model.ckpt", "model-500"))
     (folder / "checkpoint").write_text('model_checkpoint_path: "model-500"\n')
@@ -238,8 +238,8 @@ def test_a_fine_tuned_folder_has_a_name_of_its_own(saved, folder):
         np.testing.assert_array_equal(old, new)
 
 
-def test_no_read_permission(saved, unwritable):
-    """What may not be read isn't damaged. The folder is root's, and so is what root put there."""
+def test_a_file_without_read_permission_is_not_called_damaged(saved, unwritable):
+    """The folder and its files belong to root."""
     folder = unwritable.parent / "unreadable"
     user = os.geteuid()
     os.seteuid(os.getuid())
@@ -251,12 +251,12 @@ def test_no_read_permission(saved, unwritable):
 
 
 @pytest.mark.parametrize("name", ["", "new"])
-def test_no_write_permission(saved, unwritable, name):
+def test_a_folder_without_write_permission_is_named(saved, unwritable, name):
     with pytest.raises(PermissionError, match=str(unwritable)):
         saved[0].save_checkpoint(unwritable / name)
 
 
-def test_names_are_openais_whatever_the_models_own(saved, tmp_path):
+def test_saved_names_are_openais_whatever_the_models_name(saved, tmp_path):
     with keras.name_scope("outer"):
         model = GPT2(HPARAMS, name="mine")
     model.save_checkpoint(tmp_path)
@@ -265,7 +265,7 @@ def test_names_are_openais_whatever_the_models_own(saved, tmp_path):
 
 
 @pytest.mark.parametrize("changed", [{"n_ctx": 10**12}, {"n_vocab": 10**30}, {"n_layer": 10**9}])
-def test_a_model_that_no_memory_holds_is_not_begun(folder, changed):
+def test_a_model_far_larger_than_the_checkpoint_is_refused_before_it_is_built(folder, changed):
     (folder / "hparams.json").write_text(json.dumps(HPARAMS.to_dict() | changed))
     with pytest.raises(
         ValueError, match=r"hparams.json describes a model of [\d,]+ weights, but .*index lists 22,\d\d\d$"
@@ -273,14 +273,14 @@ def test_a_model_that_no_memory_holds_is_not_begun(folder, changed):
         GPT2.from_checkpoint(folder)
 
 
-def test_a_folder_that_is_a_file(saved, tmp_path):
+def test_saving_into_a_file_is_an_error(saved, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):
         saved[0].save_checkpoint(tmp_path / "file")
 
 
 @pytest.mark.slow
-def test_openais_own_graph_restores_what_we_write_and_agrees(shared, tmp_path):
+def test_openais_own_graph_restores_our_checkpoint_and_gives_the_same_logits(shared, tmp_path):
     """OpenAI's graph of 124M on random full-size weights at 1,024 tokens.
 
     2e-4: float32 sums of 768 to 3,072 terms through 12 blocks, in another order, on logits of about 10.
@@ -300,12 +300,11 @@ def test_openais_own_graph_restores_what_we_write_and_agrees(shared, tmp_path):
         saver = tf.compat.v1.train.import_meta_graph(str(official / "model.ckpt.meta"), clear_devices=True)
         saver.restore(session, str(tmp_path / "model.ckpt"))
         theirs = session.run("model/MatMul_2:0", {"Placeholder:0": tokens})
-    assert np.abs(theirs).max() > 5  # the logits are no zeros
+    assert np.abs(theirs).max() > 5  # so that equal zeros can't pass
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
 
 
-def test_only_names_are_known_not_the_model(tmp_path):
-    """What floor 1 promises: any named variables."""
+def test_any_named_variables_are_saved_and_restored(tmp_path):
     variable = keras.Variable(np.arange(6.0, dtype=np.float32).reshape(2, 3), name="x")
     checkpoint.save(tmp_path, {"some/name": variable})
     other = keras.Variable(np.zeros([2, 3], np.float32), name="y")
@@ -313,8 +312,8 @@ def test_only_names_are_known_not_the_model(tmp_path):
     np.testing.assert_array_equal(other.numpy(), variable.numpy())
 
 
-def test_a_step_writes_a_folder_as_gpt_2_simple_keeps_one(saved, tmp_path):
-    """Which it, and nshepperd's code, find through TensorFlow's latest_checkpoint; they count on from `counter`."""
+def test_with_a_step_the_folder_is_as_gpt_2_simple_keeps_it(saved, tmp_path):
+    """gpt-2-simple and nshepperd's code call TensorFlow's latest_checkpoint, and resume at the step in `counter`."""
     saved[0].save_checkpoint(tmp_path, step=1000)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("checkpoint", "counter", "hparams.json"),
