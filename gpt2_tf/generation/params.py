@@ -70,7 +70,7 @@ class Setting:
         noun = "a whole number" if self.kind is int else "a number"
         if self.above:
             limits = f"above {self.least:g} and at most {self.most:g}"
-        elif self.most in (MAX_INT32, MAX_FLOAT32, math.inf):
+        elif self.most in (MAX_INT32, math.inf):
             limits = f"of at least {self.least:g}"
         elif self.least == -(2**63):
             limits = "of 64 bits"

@@ -59,19 +59,19 @@ USAGE = {
     "decode nothing": (["decode"], ["ID is missing"]),
     "negative temperature": (
         ["generate", "--temperature", "-1"],
-        ["--temperature is '-1', but must be a number of at least 0"],
+        ["--temperature is '-1', but must be a number from 0 to 3.4e+38"],
     ),
     "temperature nan": (
         ["generate", "--temperature", "nan"],
-        ["--temperature is 'nan', but must be a number of at least 0"],
+        ["--temperature is 'nan', but must be a number from 0 to 3.4e+38"],
     ),
     "temperature inf": (
         ["generate", "--temperature", "inf"],
-        ["--temperature is 'inf', but must be a number of at least 0"],
+        ["--temperature is 'inf', but must be a number from 0 to 3.4e+38"],
     ),
     "temperature word": (
         ["generate", "--temperature", "hot"],
-        ["--temperature is 'hot', but must be a number of at least 0"],
+        ["--temperature is 'hot', but must be a number from 0 to 3.4e+38"],
     ),
     "top_p 0": (["generate", "--top-p", "0"], ["--top-p is '0', but must be a number above 0 and at most 1"]),
     "top_p 1.5": (["generate", "--top-p", "1.5"], ["--top-p is '1.5', but must be a number above 0 and at most 1"]),
