@@ -1,0 +1,133 @@
+"""The arithmetic of GPT-2's layers, in the form that TensorFlow's kernels run fastest.
+
+`gpt2.py` reads like OpenAI's `model.py`; each departure from the plain formula is here, with its reason.
+
+How a product is cut into parts is fixed (`PARTS`), not taken from the number of cores. A SavedModel keeps the graph as
+it was traced, so a count of cores would be that of the machine that exported the model. TensorFlow spreads the parts
+over the threads of the machine that runs them. `os.cpu_count()` would also ignore the limits of a container.
+"""
+
+from math import gcd, pi, sqrt
+
+import tensorflow as tf
+
+# The number of parts that a matrix is cut into when one vector is multiplied by it.
+PARTS = 16
+
+
+@tf.custom_gradient
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """Compute GELU in its tanh form (Hendrycks and Gimpel, 2016), as OpenAI's code does.
+
+    The gradient is written out, so that training keeps `x` in memory and not seven more tensors of its size.
+    """
+
+    def tanh():
+        return tf.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))
+
+    def gradient(upstream):
+        t = tanh()
+        slope = sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x)
+        return upstream * 0.5 * (1 + t + x * (1 - t * t) * slope)
+
+    return 0.5 * x * (1 + tanh()), gradient
+
+
+@tf.custom_gradient
+def norm(x: tf.Tensor, g: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Normalise the last axis of `x` (biased variance, epsilon 1e-5), then apply gain `g` and bias `b`, [n_embd] each.
+
+    The gradient is written out, so that training keeps `x` in memory and no other tensor of its size.
+    """
+
+    def normalize():
+        centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
+        scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + 1e-5)
+        return centered * scale, scale
+
+    def gradient(upstream):
+        y, scale = normalize()
+        inner = upstream * g
+        along = tf.reduce_mean(inner, axis=-1, keepdims=True) + y * tf.reduce_mean(inner * y, axis=-1, keepdims=True)
+        rows = tf.range(tf.rank(x) - 1)
+        return scale * (inner - along), tf.reduce_sum(upstream * y, rows), tf.reduce_sum(upstream, rows)
+
+    return normalize()[0] * g + b, gradient
+
+
+def softmax(x: tf.Tensor) -> tf.Tensor:
+    """Compute the softmax over the last axis.
+
+    oneDNN compiles a new kernel for each length of a single row, [..., 1, n]. While a text is written, each step has
+    another length, so a single row is computed by simpler kernels.
+    """
+    if x.shape[-2] != 1:
+        return tf.nn.softmax(x)
+    ex = tf.exp(x - tf.reduce_max(x, axis=-1, keepdims=True))
+    return ex / tf.reduce_sum(ex, axis=-1, keepdims=True)
+
+
+def matmul(x: tf.Tensor, y: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
+    """Multiply two batches of matrices.
+
+    For a single float32 row, [..., 1, n], oneDNN reads `y` slowly and compiles a new kernel for each length. TensorFlow
+    does not pass `BatchMatMulV3` to oneDNN, so a single row uses this operation.
+    """
+    if x.shape[-2] != 1 or x.dtype != tf.float32:
+        return tf.matmul(x, y, transpose_b=transpose_b)
+    return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=x.dtype, adj_y=transpose_b)
+
+
+def linear(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+    """Multiply the last axis of `x`, [..., nx], by `w`, [1, nx, nf]. Returns [..., nf].
+
+    The time of a single token is the time of reading `w`, which one thread cannot do at the memory's full speed. So `w`
+    is cut into parts along `nx`, which threads read at the same time; the sum of the parts' products is the result.
+    """
+    _, nx, nf = w.shape
+    if x.shape[:-1].num_elements() == 1:
+        n = gcd(nx, PARTS)
+        y = tf.reduce_sum(matmul(tf.reshape(x, [n, 1, nx // n]), tf.reshape(w, [n, nx // n, nf])), axis=0)
+    else:
+        y = tf.matmul(tf.reshape(x, [1, -1, nx]), w)
+    return tf.reshape(y, [*sizes(x)[:-1], nf])
+
+
+def tied_logits(h: tf.Tensor, wte: tf.Tensor) -> tf.Tensor:
+    """Multiply hidden states, [batch, seq, n_embd], by the tied embedding, [n_vocab, n_embd], transposed.
+
+    Returns [batch, seq, n_vocab]. For one token per row, two cases have faster equivalents: with a single row,
+    TensorFlow multiplies two equal rows faster than one; with several, `wte` times the rows takes half the time of the
+    rows times `wte`.
+    """
+    if h.shape[1] != 1:
+        return tf.matmul(h, wte, transpose_b=True)
+    if h.shape[0] == 1:
+        return tf.matmul(tf.tile(h[0], [2, 1]), wte, transpose_b=True)[None, :1]
+    return tf.transpose(tf.matmul(wte[None], tf.transpose(h, [1, 2, 0])), [2, 0, 1])
+
+
+def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None, site: int) -> tf.Tensor:
+    """Set a random share of `x` to zero, and scale the rest so that the mean stays.
+
+    The draw depends on `seed` and `site` alone. A block that is computed again for its gradient drops the same values,
+    and so does a resumed run.
+
+    Args:
+        rate: the share that is dropped, in [0, 1).
+        seed: int32 [2]; None returns `x` unchanged.
+        site: number of the place in the model, so that places with the same seed differ.
+    """
+    if seed is None or not rate:
+        return x
+    return tf.nn.experimental.stateless_dropout(x, rate, tf.random.fold_in(seed, site), rng_alg="philox")
+
+
+def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
+    """Return the sizes of the axes of `x`, for `tf.reshape`.
+
+    Known sizes are numbers. A single unknown size is -1, which needs no operation; several are scalar tensors.
+    """
+    if x.shape.as_list().count(None) <= 1:
+        return [-1 if size is None else size for size in x.shape]
+    return [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)]
