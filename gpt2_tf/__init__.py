@@ -10,7 +10,7 @@ The rooms, from the bottom up; each one's `__init__` says what it is for:
     cli                                   the command `gpt2-tf`
 """
 
-from gpt2_tf import former_names
+from gpt2_tf import former_names, keras_objects
 from gpt2_tf.lazy import public_names
 
 __version__ = "0.1.0"
@@ -33,3 +33,4 @@ public_names(
     },
 )
 former_names.install()
+keras_objects.install()

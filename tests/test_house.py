@@ -11,7 +11,7 @@ import gpt2_tf
 ROOT = Path(__file__).parents[1]
 # From the bottom up; those of one floor don't import each other.
 FLOORS = [
-    {"gpt2_tf.lazy", "gpt2_tf.former_names"},
+    {"gpt2_tf.lazy", "gpt2_tf.former_names", "gpt2_tf.keras_objects"},
     {"gpt2_tf.files"},
     {"encoder", "gpt2_tf.hparams"},
     {"gpt2_tf.data", "gpt2_tf.weights"},

@@ -70,6 +70,9 @@ class Norm(keras.layers.Layer):
         self.g = self.add_weight(name="g", shape=input_shape[-1:], initializer="ones")
         self.b = self.add_weight(name="b", shape=input_shape[-1:], initializer="zeros")
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
     def call(self, x):
         return ops.norm(x, tf.convert_to_tensor(self.g), tf.convert_to_tensor(self.b))
 
@@ -215,9 +218,10 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
     Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019) and OpenAI's `src/model.py`.
 
     Example:
+        >>> import numpy as np
         >>> from gpt2_tf import GPT2, HParams
         >>> small = GPT2(HParams(n_vocab=260, n_ctx=32, n_embd=16, n_head=2, n_layer=2))
-        >>> small([[1, 2, 3]]).shape
+        >>> small(np.array([[1, 2, 3]])).shape
         TensorShape([1, 3, 260])
     """
 
@@ -277,9 +281,10 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
                 whose lengths are unknown, the latter is a `tf.errors.InvalidArgumentError` when the graph runs.
 
         Example:
+            >>> import numpy as np
             >>> first = model.forward([[10, 20, 30]])
             >>> then = model.forward([[40]], past=first["present"])  # does not read the first three again
-            >>> bool(abs(then["logits"][0, 0] - model([[10, 20, 30, 40]])[0, 3]).numpy().max() < 1e-3)
+            >>> bool(abs(then["logits"][0, 0] - model(np.array([[10, 20, 30, 40]]))[0, 3]).numpy().max() < 1e-3)
             True
         """
         h, cache = self.hidden_states(tokens, None if past is None else kv_cache.from_past(past))

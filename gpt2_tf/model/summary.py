@@ -39,6 +39,6 @@ class Summary:
             trainable_weights=self.trainable_weights,
             non_trainable_weights=self.non_trainable_weights,
             compiled=self.compiled,
-            optimizer=self.optimizer,
+            optimizer=getattr(self, "optimizer", None),
         )
         keras.Model.summary(view, *args, **kwargs)

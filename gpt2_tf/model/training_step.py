@@ -21,7 +21,23 @@ def unpack_batch(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
         raise ValueError(
             "the model's own loss takes tokens and targets, without sample weights; set a target to -1 to leave it out"
         )
+    if not targets.dtype.is_integer or not tokens.shape.is_compatible_with(targets.shape):
+        raise ValueError(
+            f"targets are {targets.dtype.name} {targets.shape}, but must be integers, shaped like the tokens: {tokens.shape}"
+        )
     return tokens, targets
+
+
+def reject_text(x: Any) -> None:
+    """Raise a ValueError if `x` is text, which Keras would call an invalid dtype or an unrecognized data type."""
+    first = x
+    while isinstance(first, list | tuple) and first:
+        first = first[0]
+    if isinstance(first, str | bytes) or getattr(getattr(first, "dtype", None), "kind", "") in {"U", "S"}:
+        raise ValueError(
+            "fit got text, but takes token ids; encode the text first: rows = np.array([enc.encode(text)]), then "
+            "model.fit(rows[:, :-1], rows[:, 1:])"
+        )
 
 
 class TrainingStep(keras.Model):
@@ -84,6 +100,10 @@ class TrainingStep(keras.Model):
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, *args, **kwargs):
+        reject_text(x)
+        return super().fit(x, *args, **kwargs)
 
     def train_step(self, data):
         if self.loss is not None:
