@@ -23,7 +23,8 @@ def unpack_batch(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
         )
     if not targets.dtype.is_integer or not tokens.shape.is_compatible_with(targets.shape):
         raise ValueError(
-            f"targets are {targets.dtype.name} {targets.shape}, but must be integers, shaped like the tokens: {tokens.shape}"
+            f"targets are {targets.dtype.name} {targets.shape}, but must be integers of the same shape as the tokens, "
+            f"{tokens.shape}"
         )
     return tokens, targets
 

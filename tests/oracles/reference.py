@@ -1,6 +1,6 @@
-"""The oracle: GPT-2's forward pass, filters and greedy loop in NumPy float64, from the paper's formulas, no cache.
+"""The reference: GPT-2's forward pass, filters and greedy decoding in NumPy float64, from the formulas of the papers.
 
-It shares no code with gpt2_tf. `weights` maps OpenAI's names ("model/h0/attn/c_attn/w") to arrays.
+It has no cache and shares no code with gpt2_tf. `weights` maps OpenAI's names ("model/h0/attn/c_attn/w") to arrays.
 """
 
 import numpy as np
