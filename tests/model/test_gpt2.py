@@ -198,5 +198,5 @@ def test_tokens_must_be_integers_of_two_axes(model, tokens):
 
 
 def test_gpt2_takes_hparams_only():
-    with pytest.raises(TypeError, match=r"GPT2 takes HParams, not '124M'; gpt2_tf\.load takes"):
+    with pytest.raises(TypeError, match=r"GPT2 takes HParams, not '124M'; to load a model by its name"):
         GPT2("124M")
