@@ -1,12 +1,12 @@
 """GPT-2 in TensorFlow and Keras, faithful to OpenAI's release.
 
-The rooms, from the bottom up; each one's `__init__` says what it is for:
+The packages, from the bottom up. A package imports only from those above it in this list; its `__init__` says more.
 
-    hparams, files                        sizes and settings of a model; files, locks, journals, progress
+    hparams, files                        sizes of a model; atomic writes, locks, journals, progress bars
     data, weights                         text -> batches; OpenAI's and Hugging Face's files
     model                                 the network
     generation, pretrained                logits -> text; names and folders -> models
-    training, evaluation, serving         what is done with a model
+    training, evaluation, serving         fine-tuning; benchmarks; exported models
     cli                                   the command `gpt2-tf`
 """
 

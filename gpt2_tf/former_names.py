@@ -1,4 +1,4 @@
-"""The module names of before the packages, `gpt2_tf.dataset` and so on: imports and `python -m` by them still work."""
+"""Keeps the former, flat module names, such as `gpt2_tf.dataset`, working in imports and in `python -m`."""
 
 import importlib
 import sys
@@ -34,7 +34,7 @@ MODULES |= {
 
 
 class FormerNames(MetaPathFinder, InspectLoader):
-    """Finds a module by its former name; what it loads is the module of today, under both names."""
+    """Finds a module by its former name and returns the current module, which then has both names."""
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in MODULES else None
@@ -45,7 +45,7 @@ class FormerNames(MetaPathFinder, InspectLoader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self.own_spec  # importlib has put the spec of the former name there
+        module.__spec__ = self.own_spec  # importlib has overwritten it with the spec of the former name.
 
     def get_source(self, fullname: str) -> str | None:
         return find_spec(MODULES[fullname]).loader.get_source(MODULES[fullname])
@@ -55,6 +55,6 @@ class FormerNames(MetaPathFinder, InspectLoader):
 
 
 def install() -> None:
-    """Lets Python find the modules by their former names."""
+    """Let Python find the modules by their former names."""
     if not any(isinstance(finder, FormerNames) for finder in sys.meta_path):
         sys.meta_path.append(FormerNames())

@@ -1,4 +1,4 @@
-"""The hyperparameters of a GPT-2: `HParams`, OpenAI's four sizes, `hparams.json`."""
+"""The hyperparameters of a GPT-2 model: `HParams`, OpenAI's four sizes, and the file `hparams.json`."""
 
 import dataclasses
 import difflib
@@ -9,27 +9,38 @@ from pathlib import Path
 
 from gpt2_tf.files.atomic import atomic_write
 
-# n_embd, n_head, n_layer; every size shares n_vocab 50257 and n_ctx 1024.
+# n_embd, n_head and n_layer of each size. All sizes have n_vocab 50257 and n_ctx 1024.
 SIZES = {
     "124M": (768, 12, 12),
     "355M": (1024, 16, 24),
     "774M": (1280, 20, 36),
     "1558M": (1600, 25, 48),
 }
-# The names of OpenAI's first announcements, whose counts were off.
+# OpenAI's first names of the sizes. Their parameter counts were wrong, so OpenAI renamed the sizes later.
 OLDER_NAMES = {"117M": "124M", "345M": "355M", "762M": "774M", "1542M": "1558M"}
 
 
 def is_whole(value: object, least: Real, most: Real) -> bool:
-    """Whether it is a whole number from `least` to `most`, NumPy's too; `in range()` would try them all for 2.5."""
+    """Return whether `value` is an integer from `least` to `most`, of Python or of NumPy.
+
+    Example:
+        >>> from gpt2_tf.hparams import is_whole
+        >>> is_whole(3, 1, 10), is_whole(2.5, 1, 10)
+        (True, False)
+    """
     return isinstance(value, Integral) and least <= value <= most
 
 
 def canonical_size(name: str) -> str:
-    """Returns OpenAI's present name of a size ("117M" -> "124M").
+    """Return OpenAI's current name of a size.
 
     Raises:
         ValueError: no size has that name.
+
+    Example:
+        >>> from gpt2_tf.hparams import canonical_size
+        >>> canonical_size("117M")
+        '124M'
     """
     size = OLDER_NAMES.get(name, name)
     if size not in SIZES:
@@ -41,11 +52,18 @@ def canonical_size(name: str) -> str:
 
 
 def json_object(path: str | os.PathLike) -> dict:
-    """Reads a file's JSON object.
+    """Read a file that holds one JSON object.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it holds something else.
+        FileNotFoundError: the file is missing.
+        ValueError: the file does not hold a JSON object.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from gpt2_tf.hparams import json_object
+        >>> _ = Path("settings.json").write_text('{"n_ctx": 32}')
+        >>> json_object("settings.json")
+        {'n_ctx': 32}
     """
     text = Path(path).read_bytes()
     if not text.strip():
@@ -61,18 +79,23 @@ def json_object(path: str | os.PathLike) -> dict:
 
 @dataclasses.dataclass(frozen=True)
 class HParams:
-    """What `hparams.json` holds, with OpenAI's names, and `dropout`, which OpenAI's code left out.
+    """The hyperparameters of a model, under the names of OpenAI's `hparams.json`.
 
     Attributes:
-        n_vocab: count of token ids.
-        n_ctx: the longest sequence, in tokens.
+        n_vocab: number of token ids; at least 1.
+        n_ctx: length of the longest sequence, in tokens; at least 1.
         n_embd: width of the residual stream; a multiple of `n_head`.
-        n_head: attention heads a block.
-        n_layer: blocks.
-        dropout: share of values zeroed in training, in [0, 1); 0 is off.
+        n_head: attention heads per block; at least 1.
+        n_layer: number of blocks; at least 1.
+        dropout: share of values that training sets to zero, in [0, 1); 0 by default. OpenAI's code has no dropout.
 
     Raises:
-        ValueError: a value that no model can have.
+        ValueError: a value is out of its range.
+
+    Example:
+        >>> from gpt2_tf import HParams
+        >>> HParams(n_vocab=300, n_ctx=32, n_embd=16, n_head=2, n_layer=3).head_dim
+        8
     """
 
     n_vocab: int
@@ -94,12 +117,18 @@ class HParams:
 
     @property
     def head_dim(self) -> int:
-        """Width of one attention head."""
+        """The width of one attention head."""
         return self.n_embd // self.n_head
 
     @property
     def n_params(self) -> int:
-        """Count of weights in the whole model, the embedding `wte` (which is also the head) once."""
+        """The number of weights of the model. The tied embedding `wte` counts once.
+
+        Example:
+            >>> from gpt2_tf import HParams
+            >>> HParams.from_size("124M").n_params
+            124439808
+        """
         norm = 2 * self.n_embd
 
         def conv1d(n_in: int, n_out: int) -> int:
@@ -112,7 +141,13 @@ class HParams:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight by OpenAI's name, in the order of a checkpoint's data."""
+        """The shape of each weight by OpenAI's name, in the order in which a checkpoint stores them.
+
+        Example:
+            >>> from gpt2_tf import HParams
+            >>> HParams.from_size("124M").shapes["model/h0/attn/c_attn/w"]
+            (1, 768, 2304)
+        """
         n_embd = self.n_embd
         block = {f"{norm}/{kind}": (n_embd,) for norm in ("ln_1", "ln_2") for kind in "gb"}
         for name, n_in, n_out in (
@@ -129,20 +164,33 @@ class HParams:
 
     @classmethod
     def from_size(cls, name: str) -> "HParams":
-        """The hyperparameters of one of OpenAI's sizes, by its present or older name.
+        """Return the hyperparameters of one of OpenAI's sizes.
+
+        Args:
+            name: "124M", "355M", "774M", "1558M", or the older name of a size, such as "117M".
 
         Raises:
             ValueError: no size has that name.
+
+        Example:
+            >>> from gpt2_tf import HParams
+            >>> HParams.from_size("124M").n_layer
+            12
         """
         n_embd, n_head, n_layer = SIZES[canonical_size(name)]
         return cls(n_vocab=50257, n_ctx=1024, n_embd=n_embd, n_head=n_head, n_layer=n_layer)
 
     @classmethod
     def from_dict(cls, values: dict) -> "HParams":
-        """Checks that all keys are known and none is missing.
+        """Make hyperparameters from a dict that has OpenAI's five keys and perhaps `dropout`.
 
         Raises:
-            ValueError: unknown or missing keys, each named, or a value that no model can have.
+            ValueError: keys are unknown or missing (the error names them), or a value is out of its range.
+
+        Example:
+            >>> from gpt2_tf import HParams
+            >>> HParams.from_dict({"n_vocab": 300, "n_ctx": 32, "n_embd": 16, "n_head": 2, "n_layer": 3}).n_ctx
+            32
         """
         fields = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(map(str, values.keys() - fields))
@@ -154,17 +202,24 @@ class HParams:
 
     @classmethod
     def from_json(cls, path: str | os.PathLike) -> "HParams":
-        """Reads an `hparams.json`.
+        """Read an `hparams.json`.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: not a JSON object of known keys with values that a model can have.
+            FileNotFoundError: the file is missing.
+            ValueError: the file is not a JSON object, its keys are wrong, or a value is out of its range.
+
+        Example:
+            >>> from gpt2_tf import HParams
+            >>> HParams.from_size("124M").to_json("hparams.json")
+            >>> HParams.from_json("hparams.json").n_embd
+            768
         """
         try:
             values = json_object(path)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{path} is missing; it belongs beside a model's model.ckpt.*; `gpt2-tf download` fetches OpenAI's"
+                f"{path} is missing; a folder of OpenAI's format has it beside model.ckpt.*. "
+                "`gpt2-tf download` fetches OpenAI's files"
             ) from None
         try:
             return cls.from_dict(values)
@@ -172,12 +227,23 @@ class HParams:
             raise ValueError(f"{path}: {error}") from None
 
     def to_dict(self) -> dict:
-        """As `hparams.json` has it: OpenAI's five keys, and `dropout` where it isn't 0."""
+        """Return what `hparams.json` holds: OpenAI's five keys, and `dropout` if it is not 0.
+
+        Example:
+            >>> from gpt2_tf import HParams
+            >>> HParams.from_size("124M").to_dict()
+            {'n_vocab': 50257, 'n_ctx': 1024, 'n_embd': 768, 'n_head': 12, 'n_layer': 12}
+        """
         values = dataclasses.asdict(self)
         if not self.dropout:
             del values["dropout"]
         return values
 
     def to_json(self, path: str | os.PathLike) -> None:
-        """Writes an `hparams.json`, whole or not at all."""
+        """Write an `hparams.json`. A write that fails leaves the earlier file unchanged.
+
+        Example:
+            >>> from gpt2_tf import HParams
+            >>> HParams.from_size("124M").to_json("hparams.json")
+        """
         atomic_write(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Public names that are imported at their first use, so that `import gpt2_tf` stays quick and TensorFlow comes late."""
+"""Imports public names at their first use, so that `import gpt2_tf` is quick and does not import TensorFlow."""
 
 import contextlib
 import importlib
@@ -7,21 +7,22 @@ import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 
-# Child processes inherit the 3 that is set here, and it asks for silence there too.
+# TensorFlow logs nothing below a fatal error at level 3. Child processes inherit the variable, and are silent too.
 _noise_wanted = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") != "3"
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 WITHOUT_TENSORFLOW = ("HParams", "SamplingParams", "main")
 
 
 class Package(ModuleType):
-    """A package whose public names are imported at their first use; `public_names` makes a package one."""
+    """A package whose public names are imported at their first use. `public_names` turns a package into a `Package`."""
 
     def __getattr__(self, name: str):
         homes = self.__dict__["_homes"]
         if name not in homes:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         backend = os.environ.get("KERAS_BACKEND")
-        # Keras itself would only say that it cannot import jax. `gpt2_tf.model.gpt2` checks a Keras imported earlier.
+        # Keras's own error would only say that jax cannot be imported. If Keras is imported already, its backend is
+        # checked by `gpt2_tf.model.gpt2`.
         if backend != "tensorflow" and "keras" not in sys.modules and name not in WITHOUT_TENSORFLOW:
             raise ImportError(f"gpt2_tf needs Keras on TensorFlow: KERAS_BACKEND is {backend!r}, set it to tensorflow")
         module, _, attribute = homes[name].partition(":")
@@ -32,7 +33,8 @@ class Package(ModuleType):
         return value
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Python binds `generate.py` to its package's `generate` once it is imported; the public function has that name.
+        # When Python imports `generate.py`, it sets the package's attribute `generate` to the module. The public
+        # function has the same name, so the assignment is ignored.
         if not (isinstance(value, ModuleType) and name in self.__dict__.get("_homes", ())):
             super().__setattr__(name, value)
 
@@ -41,14 +43,14 @@ class Package(ModuleType):
 
 
 def public_names(package: str, homes: Mapping[str, str]) -> None:
-    """Gives a package its public names, each imported at its first use.
+    """Give a package its public names, each imported at its first use.
 
     Args:
         package: the package's `__name__`.
-        homes: public name -> "module:attribute", or "module" for the module itself.
+        homes: maps each public name to "module:attribute", or to "module" for a module.
 
     Example:
-        public_names(__name__, {"GPT2": "gpt2_tf.model.gpt2:GPT2"})
+        A package's `__init__.py` calls `public_names(__name__, {"GPT2": "gpt2_tf.model.gpt2:GPT2"})`.
     """
     module = sys.modules[package]
     module.__dict__["_homes"] = dict(homes)
@@ -58,7 +60,11 @@ def public_names(package: str, homes: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def without_tensorflow_noise() -> Iterator[None]:
-    """Drops what TensorFlow prints while it is imported, before it reads TF_CPP_MIN_LOG_LEVEL; errors are raised."""
+    """Discard what TensorFlow prints while it is imported, before it reads TF_CPP_MIN_LOG_LEVEL.
+
+    Exceptions are raised as usual. If the user has set TF_CPP_MIN_LOG_LEVEL to another value than 3, nothing is
+    discarded.
+    """
     if _noise_wanted or "tensorflow" in sys.modules or sys.__stderr__ is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""`gpt2_tf.hparams`: OpenAI's sizes, the count of weights, `hparams.json`, and what no model can have."""
+"""`gpt2_tf.hparams`: OpenAI's sizes, the number of weights, `hparams.json`, and invalid values."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ TINY = {"n_vocab": 300, "n_ctx": 32, "n_embd": 16, "n_head": 2, "n_layer": 3}
         ("1558M", "1542M", (1600, 25, 48), 1_557_611_200),
     ],
 )
-def test_openai_sizes(name, older, shape, n_params):
+def test_sizes_have_openais_hyperparameters(name, older, shape, n_params):
     hparams = HParams.from_size(name)
     assert (hparams.n_vocab, hparams.n_ctx, hparams.dropout) == (50257, 1024, 0)
     assert (hparams.n_embd, hparams.n_head, hparams.n_layer) == shape
@@ -30,43 +30,43 @@ def test_openai_sizes(name, older, shape, n_params):
     assert (canonical_size(older), canonical_size(name)) == (name, name)
 
 
-def test_no_other_sizes():
+def test_there_are_four_sizes():
     assert list(SIZES) == list(OLDER_NAMES.values()) == ["124M", "355M", "774M", "1558M"]
 
 
 @pytest.mark.parametrize("name", ["125M", "124m", "", "gpt2"])
-def test_unknown_size(name):
+def test_an_unknown_size_is_an_error(name):
     with pytest.raises(ValueError, match=rf"no GPT-2 size is named '{name}'; .*OpenAI's sizes are 124M \(or 117M\)"):
         HParams.from_size(name)
 
 
-def test_n_params_are_those_of_the_model():
+def test_n_params_equals_the_number_of_the_models_weights():
     from gpt2_tf import GPT2
 
     hparams = HParams(**TINY)
     assert hparams.n_params == sum(variable.value.shape.num_elements() for variable in GPT2(hparams).weights)
 
 
-def test_openai_hparams_json(shared):
+def test_openais_hparams_json_is_read(shared):
     path = shared / "data" / "official-117M" / "hparams.json"
     assert HParams.from_json(path) == HParams.from_size("124M")
     assert HParams.from_size("124M").to_dict() == json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("dropout", [0, 0.0, 0.1])
-def test_json_round_trip(tmp_path, dropout):
+def test_to_json_and_from_json_are_inverse(tmp_path, dropout):
     path = tmp_path / "hparams.json"
     hparams = HParams(**TINY, dropout=dropout)
     hparams.to_json(path)
     assert HParams.from_json(path) == hparams
-    # OpenAI's own code takes no other keys than its five.
+    # OpenAI's own code accepts only its own five keys.
     assert json.loads(path.read_text()) == (TINY | {"dropout": dropout} if dropout else TINY)
     assert list(tmp_path.iterdir()) == [path]
     HParams(**TINY | {"n_ctx": 8}).to_json(path)
     assert HParams.from_json(path).n_ctx == 8
 
 
-def test_frozen():
+def test_hparams_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         HParams(**TINY).n_ctx = 64
 
@@ -90,7 +90,7 @@ def test_frozen():
     ],
     ids=str,
 )
-def test_what_no_model_can_have(tmp_path, changed, message):
+def test_invalid_values_are_errors(tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
         HParams(**TINY | changed)
     path = tmp_path / "hparams.json"
@@ -113,19 +113,21 @@ def test_what_no_model_can_have(tmp_path, changed, message):
         (b'{"n_hed": 2, "n_vocab": 1, "n_ctx": 1, "n_embd": 1, "n_layer": 1}', "unknown: n_hed; missing: n_head"),
     ],
 )
-def test_wrong_file(tmp_path, content, message):
+def test_invalid_files_are_errors(tmp_path, content, message):
     path = tmp_path / "hparams.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path}.*{message}"):
         HParams.from_json(path)
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"hparams.json is missing; .*`gpt2-tf download` fetches OpenAI's"):
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"hparams.json is missing; .*`gpt2-tf download` fetches OpenAI's files"
+    ):
         HParams.from_json(tmp_path / "hparams.json")
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     path = tmp_path / "hparams.json"
     HParams(**TINY).to_json(path)
     monkeypatch.setattr(json, "dumps", lambda *arguments, **options: "\ud800")  # cannot be written as UTF-8
@@ -135,13 +137,13 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("hparams", [HParams(300, 32, 24, 2, 12), HParams.from_size("124M")], ids=["small", "124M"])
-def test_shapes_are_all_weights_in_order_of_name(hparams):
+def test_shapes_cover_all_weights_in_order_of_name(hparams):
     shapes = hparams.shapes
     assert list(shapes) == sorted(shapes)
     assert sum(math.prod(shape) for shape in shapes.values()) == hparams.n_params
 
 
-def test_shapes_are_the_models():
+def test_shapes_are_those_of_the_model():
     from gpt2_tf import GPT2
 
     hparams = HParams(n_vocab=300, n_ctx=32, n_embd=24, n_head=2, n_layer=2)

@@ -1,4 +1,18 @@
-"""The network: GPT-2's layers, its loss, LoRA, and training on several devices."""
+"""The network: GPT-2, its loss, its key/value cache, LoRA adapters, and training on several devices.
+
+    gpt2            the layers and the model, on one page
+    ops             their arithmetic, as TensorFlow's kernels run it fastest
+    kv_cache        keys and values of the tokens that were read
+    loss            cross-entropy, without all logits in memory
+    training_step   compile, and a step of `fit` and `evaluate`
+    lora            adapters beside frozen weights
+    persistence     OpenAI's, Hugging Face's and Keras's files
+    summary         the table of `model.summary()`
+    traces          traced graphs of a model
+    distribute      several devices or machines
+
+Public names: `GPT2`, `cross_entropy`.
+"""
 
 from gpt2_tf.lazy import public_names
 
