@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from gpt2_tf.model import ops
-from gpt2_tf.weights import huggingface
+from gpt2_tf.weights import peft
 
 
 def low_rank(x: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -78,7 +78,7 @@ class Adapters:
         """
         adapters = self._require_adapters()
         shapes = {name: variable.shape for name, variable in adapters.items()}
-        for name, array in huggingface.adapters(folder, shapes, self.lora_rank).items():
+        for name, array in peft.read_adapters(folder, shapes, self.lora_rank).items():
             adapters[name].assign(array)
 
     def save_adapters(self, folder: str | os.PathLike) -> None:
@@ -94,7 +94,7 @@ class Adapters:
             >>> sorted(os.listdir("lora"))
             ['adapter_config.json', 'adapter_model.safetensors']
         """
-        huggingface.save_adapters(folder, self._require_adapters(), self.lora_rank)
+        peft.save_adapters(folder, self._require_adapters(), self.lora_rank)
 
     def _named_variables(self) -> dict[str, keras.Variable]:
         return {f"model{variable.path.removeprefix(self.path)}": variable for variable in self.weights}

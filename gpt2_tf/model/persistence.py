@@ -83,9 +83,9 @@ class Persistence:
             >>> bool((copy.wte == model.wte).numpy().all())
             True
         """
-        folder = huggingface.find(model, revision)
-        hparams = huggingface.hparams(folder)
-        tensors = huggingface.tensors(folder, hparams)
+        folder = huggingface.find_folder(model, revision)
+        hparams = huggingface.read_hparams(folder)
+        tensors = huggingface.read_tensors(folder, hparams)
         gpt2 = cls(hparams, w_init_stdev=None)
         for name, variable in gpt2.named_weights().items():
             variable.assign(np.asarray(tensors[name]))
