@@ -37,7 +37,7 @@ def test_logits_with_a_cache_equal_logits_without(model, tokens, cuts):
     past, logits = None, []
     for piece in np.split(tokens, cuts, axis=1):
         result = model.forward(piece, past)
-        assert result["present"].shape[4] == piece.shape[1]  # of the new tokens alone, as OpenAI's
+        assert result["present"].shape[4] == piece.shape[1]  # OpenAI's `present` holds the new tokens only
         past = result["present"] if past is None else tf.concat([past, result["present"]], axis=4)
         logits.append(result["logits"])
     np.testing.assert_allclose(tf.concat(logits, 1), whole["logits"], rtol=0, atol=TOLERANCE)
@@ -79,14 +79,14 @@ def test_initial_weights_have_the_papers_deviations():
             assert (value == 1).all()
         else:
             stdev = 0.01 if name == "model/wpe" else 0.02 / 4 if "c_proj" in name else 0.02
-            # The deviation of n draws is off by 1 / sqrt(2 n); five times that.
+            # The standard deviation of n draws has a relative error of 1 / sqrt(2 n). Allow five times that.
             assert value.std() == pytest.approx(stdev, rel=5 / np.sqrt(2 * value.size)), name
     assert not np.array_equal(values["model/h0/mlp/c_fc/w"], values["model/h1/mlp/c_fc/w"])
 
 
 @pytest.fixture(params=["argument", "global"])
 def mixed(request):
-    """A model of mixed precision, told so itself or by Keras's global policy, which stays while the test runs."""
+    """A model of mixed precision, set by its argument or by Keras's global policy, which stays set during the test."""
     if request.param == "argument":
         yield random_model(HPARAMS, 0.1, dtype="mixed_bfloat16")
         return
@@ -105,7 +105,7 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32(mixed, mode
     assert mixed.hidden_states(tokens)[0].dtype == tf.bfloat16
     np.testing.assert_array_equal(mixed.forward(tokens)["logits"], logits)
     error = np.abs(logits - model(tokens)).max()
-    assert 1e-3 < error < 0.2  # bfloat16 has 8 bits: it must differ, and not by much
+    assert 1e-3 < error < 0.2  # bfloat16 has 8 bits, so the logits must differ a little
     assert sample_sequence(mixed, length=5, context=[1, 2], seed=1).shape == [1, 7]
 
 
@@ -117,7 +117,7 @@ def test_other_dtypes_sample(dtype):
 
 
 def test_float64_equals_the_reference(tokens):
-    """No float32 is left in between: 1e-12 is float64's roundings."""
+    """No step computes in float32: 1e-12 allows the roundings of float64 only."""
     model = random_model(HPARAMS, 0.1, dtype="float64")
     np.testing.assert_allclose(model(tokens), reference_outputs(model, tokens)[0], rtol=0, atol=1e-12)
 
@@ -129,19 +129,19 @@ def test_each_dropout_is_applied_in_training_only(tokens, place):
     for layer in rates[1:]:
         layer.dropout = 0
     if place != "embedding":
-        model.hparams = dataclasses.replace(HPARAMS, dropout=1e-9)  # drops nothing, but draws a seed
+        model.hparams = dataclasses.replace(HPARAMS, dropout=1e-9)  # drops nothing, but a seed is drawn
     if place == "mlp":
         model.h[1].mlp.dropout = 0.5
     elif place != "embedding":
-        # Either of the attention's two: the projection's zeros show in what it gives.
+        # The attention has two dropouts. That of the projection shows as zeros in the output.
         model.h[1].attn.dropout = 0.5
         x = tf.random.stateless_normal([4, 48, 60], [1, 2])
         out, _ = model.h[1].attn(x, attention_mask(48, 48), seed=tf.constant([3, 4]))
         share = np.mean(out.numpy() == 0)
-        assert share == pytest.approx(0.5, abs=0.03)  # of 11,520 values; 0.03 is six deviations
+        assert share == pytest.approx(0.5, abs=0.03)  # 11,520 values: 0.03 is six standard deviations
         kept, _ = model.h[1].attn(x, attention_mask(48, 48))
         alone = np.where(out.numpy() == 0, 0, 2 * kept)
-        assert np.abs(out - alone).max() > 0.01  # so the scores were dropped too
+        assert np.abs(out - alone).max() > 0.01  # the scores were dropped too
     assert np.abs(model(tokens, training=True) - model(tokens)).max() > 0.01
     np.testing.assert_array_equal(model(tokens, training=False), model(tokens))
 
@@ -179,7 +179,7 @@ def test_a_sequence_longer_than_the_window_is_an_error(model):
 
 
 def test_a_sequence_longer_than_the_window_is_an_error_in_a_graph(model):
-    """One row of wpe less, and nothing else would fail: an empty tensor adds to any."""
+    """Without the check, the slice of `wpe` would be empty, and adding an empty tensor raises no error."""
 
     @tf.function(input_signature=[tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1, 3, 2, 5, None, 12])])
     def forward(tokens, past):

@@ -17,7 +17,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def adapted():
-    """A model with adapters that matter as much as its weights, and one of the same weights, merged by NumPy."""
+    """A model with adapters as large as its weights, and the same model with the adapters merged by NumPy."""
     model = random_model(dataclasses.replace(HPARAMS, n_layer=2), 0.1, lora_rank=8)
     merged = GPT2(model.hparams, w_init_stdev=None)
     adapters = {name: variable.numpy().astype(np.float64) for name, variable in model.adapters().items()}
@@ -36,11 +36,11 @@ def test_adapters_of_a_model_without_them_are_an_error(tmp_path):
 
 
 def test_merged_weights_compute_the_same_as_adapters(adapted, tokens):
-    """Beside the reference's own 1e-5, 1e-6: float32's roundings of weights of about 1."""
+    """TOLERANCE is for logits; merged weights of about 1 differ by float32 roundings, 1e-6."""
     model, merged = adapted
     logits = reference_outputs(merged, tokens)[0]
     np.testing.assert_allclose(model(tokens), logits, rtol=0, atol=TOLERANCE)
-    past = model.forward(tokens[:1, :-1])["present"]  # a single token has a path of its own
+    past = model.forward(tokens[:1, :-1])["present"]  # a single token has its own kernels
     last = model.forward(tokens[:1, -1:], past)["logits"]
     np.testing.assert_allclose(last, logits[:1, -1:], rtol=0, atol=TOLERANCE)
     found = model.merged_weights()
@@ -63,7 +63,10 @@ def test_new_adapters_leave_the_logits_unchanged(tokens):
 
 @pytest.mark.parametrize("dtype, rtol", [(None, 1e-5), ("mixed_bfloat16", 0.05)])
 def test_a_step_changes_the_adapters_only(adapted, batch, dtype, rtol):
-    """Their gradients are those of the merged weights, by the chain rule; tolerances as above."""
+    """The chain rule gives the adapters' gradients from those of the merged weights.
+
+    float32 sums in another order differ by 1e-5 of a gradient's norm; bfloat16, with 8 bits, by 0.05.
+    """
     (model, merged), hparams = adapted, adapted[0].hparams
     with tf.GradientTape() as tape:
         h = merged.hidden_states(batch[0])[0]

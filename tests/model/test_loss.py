@@ -1,4 +1,4 @@
-"""The loss against NumPy in float64, and against TensorFlow's on whole logits."""
+"""The loss against NumPy in float64, and against TensorFlow's loss on all logits at once."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ N_VOCAB, N_EMBD = 37, 8
 
 
 def drawn(batch, seq, dtype=tf.float32):
-    """h, wte and targets, of which some are padding."""
+    """Return hidden states, a tied embedding and targets, some of which are padding."""
     rng = np.random.default_rng(batch * seq)
     h, wte = rng.normal(0, 1, [batch, seq, N_EMBD]), rng.normal(0, 1, [N_VOCAB, N_EMBD])
     targets = rng.integers(0, N_VOCAB, [batch, seq])
@@ -20,7 +20,7 @@ def drawn(batch, seq, dtype=tf.float32):
 
 
 def expected(h, wte, targets):
-    """In float64: the sum of -log p, and its gradients by h and wte."""
+    """Return the sum of -log p and its gradients by h and wte, in float64."""
     h, wte = (np.asarray(x, np.float64) for x in (h, wte))
     logits = h @ wte.T
     p = np.exp(logits - logits.max(-1, keepdims=True))
@@ -33,7 +33,7 @@ def expected(h, wte, targets):
 
 
 def found(h, wte, targets, factor=1):
-    """What training finds: the loss times a factor, and its gradients."""
+    """Return the loss times a factor and its gradients, as training computes them."""
     with tf.GradientTape() as tape:
         tape.watch([h, wte])
         total = factor * loss.cross_entropy(h, wte, targets, training=True)
@@ -42,7 +42,7 @@ def found(h, wte, targets, factor=1):
 
 @pytest.fixture(params=[1, 5, 6, 7, 12, 1000])
 def rows(request, monkeypatch):
-    """Rows in a chunk: of the 12 of a batch of 2 x 6, one, some, all, with a rest and without."""
+    """Rows per chunk. A batch of 2 x 6 has 12 rows, so there are many chunks or one, with or without a remainder."""
     monkeypatch.setattr(loss, "CHUNK", request.param * N_VOCAB + N_VOCAB - 1)
     return request.param
 
@@ -53,8 +53,8 @@ def assert_close(one, other, rtol=1e-6):
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
-def test_loss_and_gradients_are_numpys_whatever_the_chunks(rows, graph):
-    """1e-6: float32's roundings of values of about 1, against the greatest."""
+def test_loss_and_gradients_equal_numpys_for_every_chunk_size(rows, graph):
+    """The tolerance, 1e-6 of the largest value, allows float32 roundings of values of about 1."""
     h, wte, targets = drawn(2, 6)
     train = tf.function(found) if graph else found
     assert_close(train(h, wte, targets), expected(h, wte, targets))
@@ -63,7 +63,7 @@ def test_loss_and_gradients_are_numpys_whatever_the_chunks(rows, graph):
     assert_close([total], expected(h, wte, targets)[:1])
 
 
-def test_an_unknown_shape(rows):
+def test_shapes_may_be_unknown_when_traced(rows):
     signature = [
         tf.TensorSpec([None, None, N_EMBD]),
         tf.TensorSpec([N_VOCAB, N_EMBD]),
@@ -75,7 +75,7 @@ def test_an_unknown_shape(rows):
         assert_close(train(*arguments), expected(*arguments))
 
 
-def test_tensorflows_own_loss_agrees(rows):
+def test_the_loss_equals_tensorflows(rows):
     h, wte, targets = drawn(2, 6)
     kept = targets >= 0
     with tf.GradientTape() as tape:
@@ -87,12 +87,12 @@ def test_tensorflows_own_loss_agrees(rows):
     assert_close(found(h, wte, targets), [total, *tape.gradient(total, [h, wte])])
 
 
-def test_the_gradients_are_of_what_becomes_of_the_loss():
+def test_gradients_follow_the_chain_rule():
     h, wte, targets = drawn(2, 6)
     assert_close(found(h, wte, targets, -0.25), [-0.25 * x for x in expected(h, wte, targets)])
 
 
-def test_a_frozen_head_changes_nothing_else(rows):
+def test_a_frozen_embedding_has_no_gradient_and_the_rest_stays(rows):
     h, wte, targets = drawn(2, 6)
     with tf.GradientTape() as tape:
         tape.watch([h, wte])
@@ -102,7 +102,7 @@ def test_a_frozen_head_changes_nothing_else(rows):
     assert_close([total, by_h], expected(h, wte, targets)[:2])
 
 
-def test_what_is_ignored_has_no_part():
+def test_padding_has_no_part_in_loss_and_gradients():
     h, wte, targets = drawn(2, 6)
     assert_close(found(h, wte, np.full_like(targets, -1)), [0, np.zeros([2, 6, N_EMBD]), np.zeros([N_VOCAB, N_EMBD])])
     other = tf.where(targets[..., None] >= 0, h, h + 5)
@@ -111,7 +111,7 @@ def test_what_is_ignored_has_no_part():
 
 
 @pytest.mark.parametrize("dtype, rtol", [(tf.bfloat16, 2**-7), (tf.float16, 2**-10)], ids=["bfloat16", "float16"])
-def test_16_bits(rows, dtype, rtol):
+def test_16_bit_dtypes_lose_two_roundings(rows, dtype, rtol):
     """Sums are float32, also from chunk to chunk, of what is rounded; gradients are of the dtype.
 
     Two roundings (each half of `rtol`, the dtype's epsilon) against the greatest: that of the logits and that of the
@@ -124,8 +124,8 @@ def test_16_bits(rows, dtype, rtol):
     assert_close(results, expected(h.numpy(), wte.numpy(), targets), rtol)
 
 
-def test_no_more_logits_than_a_chunk_at_a_time(monkeypatch):
-    """In training and out of it, also for the gradients; 37 is in no other shape."""
+def test_only_one_chunk_of_logits_exists_at_a_time(monkeypatch):
+    """No tensor of the graph has the shape of all logits, in training and evaluation. 37 is the vocabulary only."""
     monkeypatch.setattr(loss, "CHUNK", 4 * N_VOCAB)
     h, wte, targets = drawn(3, 7)
     for function in (found, loss.cross_entropy):

@@ -15,7 +15,7 @@ def test_dropout_keeps_the_mean_and_depends_on_seed_and_site_alone():
     x, seed = tf.ones([100, 1000]), tf.constant([5, 6])
     dropped = dropout(x, 0.2, seed, 3).numpy()
     assert set(np.unique(dropped)) == {0, np.float32(1.25)}
-    assert dropped.mean() == pytest.approx(1, abs=0.01)  # the deviation of the mean is 0.0016
+    assert dropped.mean() == pytest.approx(1, abs=0.01)  # the mean has a standard deviation of 0.0016
     np.testing.assert_array_equal(dropout(x, 0.2, seed, 3), dropped)
     for other in (dropout(x, 0.2, seed, 4), dropout(x, 0.2, seed + 1, 3)):
         assert np.mean(other.numpy() == dropped) == pytest.approx(0.68, abs=0.02)  # 0.8 * 0.8 + 0.2 * 0.2

@@ -27,7 +27,7 @@ def test_keras_saving_keeps_the_dtype_policy(tokens, tmp_path):
 
 
 def test_keras_saving_keeps_the_compilation(batch, tmp_path):
-    """So that training goes on: the same step from the loaded as from the saved."""
+    """Training resumes exactly: the loaded model takes the same step as the saved one."""
     model = random_model(dataclasses.replace(HPARAMS, n_layer=1), 0.1, remat=True)
     model.compile(keras.optimizers.AdamW(1e-2), grad_accumulation=2)
     model.train_on_batch(*batch)

@@ -29,7 +29,7 @@ def test_fit_learns():
 
 
 def stepped(batch, dtype=None, dropout=0.0, remat=False, n_layer=1, **settings):
-    """The loss of one step by a plain SGD, and by how much each weight has changed: minus the gradient."""
+    """Return the loss of one SGD step of rate 1, and the change of each weight, which is minus its gradient."""
     model = random_model(dataclasses.replace(HPARAMS, dropout=dropout, n_layer=n_layer), 0.1, dtype=dtype, remat=remat)
     model.seeds.state.assign([7, 0])
     before = arrays(model)
@@ -39,7 +39,7 @@ def stepped(batch, dtype=None, dropout=0.0, remat=False, n_layer=1, **settings):
 
 
 def assert_same_step(one, other, rtol=1e-5):
-    """Each gradient's difference as a share of its size; 1e-5 are float32 sums in another order, of weights of 1."""
+    """Compare each gradient, relative to its norm. float32 sums in another order differ by 1e-5."""
     assert one[0] == pytest.approx(other[0], rel=rtol)
     for name, change in one[1].items():
         assert np.linalg.norm(change - other[1][name]) <= rtol * np.linalg.norm(change), name
@@ -51,7 +51,7 @@ def test_the_own_loss_equals_keras_loss(batch):
     model.compile()
     own = model.evaluate(*batch, batch_size=4, verbose=0)
     assert own == pytest.approx(float(keras_loss(batch[1], model(batch[0]))), rel=1e-6)
-    # Over batches of unequal padding too, each target counts once.
+    # Each target counts once, also when the batches have different numbers of targets.
     assert model.evaluate(*batch, batch_size=2, verbose=0) == pytest.approx(own, rel=1e-6)
     model.compile(loss=keras_loss)
     assert model.evaluate(*batch, batch_size=4, verbose=0) == pytest.approx(own, rel=1e-6)
@@ -65,7 +65,7 @@ def test_a_step_on_the_own_loss_equals_a_step_on_keras_loss(tokens):
 
 @pytest.mark.parametrize("n", [2, 4])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(batch, n):
-    """Its parts are of unequal padding. 1e-5: float32 sums in another order."""
+    """The parts have different numbers of targets. float32 sums in another order differ by 1e-5."""
     assert_same_step(stepped(batch), stepped(batch, grad_accumulation=n))
 
 
@@ -77,7 +77,7 @@ def test_remat_gives_the_same_step(batch, rate, n):
 
 
 def test_remat_computes_each_block_twice(tokens, monkeypatch):
-    """Each block is called twice in a step: on the way there, and for its gradient."""
+    """Each block runs twice in a step: in the forward pass, and again for its gradient."""
     calls = []
     call = Block.call
 
@@ -96,7 +96,7 @@ def test_remat_computes_each_block_twice(tokens, monkeypatch):
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("settings", [{}, {"grad_accumulation": 2}, {"remat": True}], ids=str)
 def test_mixed_precision_trains(batch, dtype, settings):
-    """bfloat16 has 8 bits, float16 11: shares of a gradient's size that they are off by."""
+    """Gradients in bfloat16 (8 bits) differ by 0.05 of their norm, those in float16 (11 bits) by 0.01."""
     rtol = 0.05 if dtype == "mixed_bfloat16" else 0.01
     assert_same_step(stepped(batch), stepped(batch, dtype=dtype, **settings), rtol)
 
