@@ -73,8 +73,8 @@ class Norm(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def call(self, x):
-        return ops.norm(x, tf.convert_to_tensor(self.g), tf.convert_to_tensor(self.b))
+    def call(self, x, training=None):
+        return ops.norm(x, tf.convert_to_tensor(self.g), tf.convert_to_tensor(self.b), training)
 
 
 class Conv1D(keras.layers.Layer):
@@ -156,8 +156,8 @@ class MLP(keras.layers.Layer):
         self.c_fc.build(input_shape)
         self.c_proj.build([*input_shape[:-1], self.n_state])
 
-    def call(self, x, seed=None):
-        h = ops.gelu(self.c_fc(x))  # [batch, seq, 4 n_embd]
+    def call(self, x, seed=None, training=None):
+        h = ops.gelu(self.c_fc(x), training)  # [batch, seq, 4 n_embd]
         return ops.dropout(self.c_proj(h), self.dropout, seed, site=2)  # [batch, seq, n_embd]
 
 
@@ -179,10 +179,16 @@ class Block(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def call(self, x, mask, past=None, seed=None):
-        a, present = self.attn(self.ln_1(x), mask, past=past, seed=seed)
+    def call(self, x, mask, past=None, seed=None, training=None):
+        a, present = self.attn(self.ln_1(x, training=training), mask, past=past, seed=seed)
         x = x + a
-        return x + self.mlp(self.ln_2(x), seed=seed), present  # [batch, seq, n_embd]
+        m = self.mlp(self.ln_2(x, training=training), seed=seed, training=training)
+        return x + m, present  # [batch, seq, n_embd]
+
+
+def recompute(block: Block, x: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+    """Run a block in training. Its activations are not kept, but computed again for the gradient."""
+    return tf.recompute_grad(lambda x: block(x, mask, seed=seed, training=True)[0])(x)
 
 
 @keras.saving.register_keras_serializable(package="gpt2_tf")
@@ -249,6 +255,8 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
             Block(hparams, w_init_stdev, lora_rank, name=f"h{i}", dtype=self.dtype_policy)
             for i in range(hparams.n_layer)
         ]
+        for block in self.h:
+            setattr(self, block.name, block)  # `tf.train.Checkpoint` finds layers in attributes, but not in a list.
         self.ln_f = Norm(name="ln_f", dtype=self.variable_dtype)
         self.build([None, None])
         if lora_rank:
@@ -339,11 +347,11 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
         for i, block in enumerate(self.h):
             block_seed = seed if seed is None else tf.random.fold_in(seed, 1 + i)
             if training and self.remat:
-                h = tf.recompute_grad(lambda h, block=block, seed=block_seed: block(h, mask, seed=seed)[0])(h)
+                h = recompute(block, h, mask, block_seed)
             else:
-                h, present = block(h, mask, past=past and past[i], seed=block_seed)
+                h, present = block(h, mask, past=past and past[i], seed=block_seed, training=training)
                 presents.append(present)
-        return tf.cast(self.ln_f(h), self.compute_dtype), tuple(presents)
+        return tf.cast(self.ln_f(h, training=training), self.compute_dtype), tuple(presents)
 
     def logits(self, h: tf.Tensor) -> tf.Tensor:
         """Map hidden states, [batch, seq, n_embd], to logits, [batch, seq, n_vocab], by the tied embedding.

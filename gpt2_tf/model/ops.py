@@ -7,6 +7,7 @@ it was traced, so a count of cores would be that of the machine that exported th
 over the threads of the machine that runs them. `os.cpu_count()` would also ignore the limits of a container.
 """
 
+from collections.abc import Callable
 from math import gcd, pi, sqrt
 
 import tensorflow as tf
@@ -15,44 +16,61 @@ import tensorflow as tf
 PARTS = 16
 
 
-@tf.custom_gradient
-def gelu(x: tf.Tensor) -> tf.Tensor:
+def gelu(x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Compute GELU in its tanh form (Hendrycks and Gimpel, 2016), as OpenAI's code does.
 
-    The gradient is written out, so that training keeps `x` in memory and not seven more tensors of its size.
+    Args:
+        training: whether the gradient is computed as `lean_gradient` says; None (the default) is no.
     """
 
-    def tanh():
+    def tanh(x):
         return tf.tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))
 
-    def gradient(upstream):
-        t = tanh()
+    def forward(x):
+        return 0.5 * x * (1 + tanh(x))
+
+    def gradient(upstream, x):
+        t = tanh(x)
         slope = sqrt(2 / pi) * (1 + 3 * 0.044715 * x * x)
-        return upstream * 0.5 * (1 + t + x * (1 - t * t) * slope)
+        return (upstream * 0.5 * (1 + t + x * (1 - t * t) * slope),)
 
-    return 0.5 * x * (1 + tanh()), gradient
+    return lean_gradient(forward, gradient)(x) if training else forward(x)
 
 
-@tf.custom_gradient
-def norm(x: tf.Tensor, g: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+def norm(x: tf.Tensor, g: tf.Tensor, b: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Normalise the last axis of `x` (biased variance, epsilon 1e-5), then apply gain `g` and bias `b`, [n_embd] each.
 
-    The gradient is written out, so that training keeps `x` in memory and no other tensor of its size.
+    Args:
+        training: whether the gradient is computed as `lean_gradient` says; None (the default) is no.
     """
 
-    def normalize():
+    def normalize(x):
         centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         scale = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + 1e-5)
         return centered * scale, scale
 
-    def gradient(upstream):
-        y, scale = normalize()
+    def forward(x, g, b):
+        return normalize(x)[0] * g + b
+
+    def gradient(upstream, x, g, b):
+        y, scale = normalize(x)
         inner = upstream * g
         along = tf.reduce_mean(inner, axis=-1, keepdims=True) + y * tf.reduce_mean(inner * y, axis=-1, keepdims=True)
         rows = tf.range(tf.rank(x) - 1)
         return scale * (inner - along), tf.reduce_sum(upstream * y, rows), tf.reduce_sum(upstream, rows)
 
-    return normalize()[0] * g + b, gradient
+    return lean_gradient(forward, gradient)(x, g, b) if training else forward(x, g, b)
+
+
+def lean_gradient(forward: Callable, gradient: Callable) -> Callable:
+    """Return `forward` with a gradient that keeps only its inputs in memory: `gradient(upstream, *inputs)`.
+
+    TensorFlow's own gradient would keep every intermediate result too: for GELU, seven more tensors of the size of `x`.
+
+    Use it in training only. `tf.custom_gradient` enters each use in a table of the process that is never cleared. The
+    entry holds the graph, so the memory of a model that was traced this way is not freed.
+    """
+    return tf.custom_gradient(lambda *inputs: (forward(*inputs), lambda upstream: gradient(upstream, *inputs)))
 
 
 def softmax(x: tf.Tensor) -> tf.Tensor:
