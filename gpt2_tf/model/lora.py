@@ -38,7 +38,7 @@ class Adapters:
         Example:
             >>> from gpt2_tf import GPT2, HParams
             >>> small = GPT2(HParams(n_vocab=260, n_ctx=32, n_embd=16, n_head=2, n_layer=1), lora_rank=4)
-            >>> small.adapters()["model/h0/mlp/c_proj/lora_a"].shape
+            >>> tuple(small.adapters()["model/h0/mlp/c_proj/lora_a"].shape)
             (64, 4)
             >>> model.adapters()
             {}
