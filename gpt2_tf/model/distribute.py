@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -65,6 +65,30 @@ def all_reduce_sum(values: Any) -> Any:
     if context.num_replicas_in_sync == 1:
         return values
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def run_if(condition: tf.Tensor, function: Callable[[Any], None], values: Any) -> None:
+    """Call `function(values)` within a replica's step if `condition`, bool [], holds; it is the same in all replicas.
+
+    `function` may update variables. With a strategy, TensorFlow updates a variable in all replicas together
+    (`merge_call`), which fails within a replica's `tf.cond`. So the `tf.cond` is placed around all replicas.
+    """
+
+    def run_all(strategy, conditions, values):
+        condition = strategy.experimental_local_results(conditions)[0]
+        cond(condition, lambda: strategy.extended.call_for_each_replica(function, args=(values,)))
+
+    def cond(condition, run):
+        def true():
+            run()
+            return True
+
+        tf.cond(condition, true, lambda: False)
+
+    if tf.distribute.has_strategy():
+        tf.distribute.get_replica_context().merge_call(run_all, args=(condition, values))
+    else:
+        cond(condition, lambda: function(values))
 
 
 def per_replica_seed(seed: tf.Tensor) -> tf.Tensor:

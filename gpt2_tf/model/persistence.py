@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 
 from encoder.bpe import Encoder
 from gpt2_tf.hparams import HParams
@@ -13,6 +14,8 @@ from gpt2_tf.weights import checkpoint, huggingface
 
 if TYPE_CHECKING:
     from gpt2_tf.model.gpt2 import GPT2
+
+TOKENS = tf.TensorSpec([None, None], tf.int32, name="tokens")  # [batch, seq]
 
 
 class Persistence:
@@ -107,6 +110,43 @@ class Persistence:
         weights = self.merged_weights()
         arrays = (weights[name].numpy() for name in self.hparams.shapes)
         huggingface.save(folder, self.hparams, arrays, enc)
+
+    def save(self, filepath: str | os.PathLike, *args, **kwargs) -> None:
+        """Write a `.keras` file with the weights, the configuration and the state of the optimizer.
+
+        `keras.models.load_model` reads the file. The arguments are those of `keras.Model.save`.
+
+        Raises:
+            ValueError: `filepath` ends in `.h5`. Keras cannot store GPT2 in its older HDF5 format.
+
+        Example:
+            >>> import keras
+            >>> model.save("model.keras")
+            >>> keras.models.load_model("model.keras").hparams == model.hparams
+            True
+        """
+        if str(filepath).endswith((".h5", ".hdf5")) and not str(filepath).endswith(".weights.h5"):
+            raise ValueError(f"{filepath} is HDF5, which cannot hold GPT2; use .keras, or save_weights and .weights.h5")
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, filepath: str | os.PathLike, *args, input_signature: list | None = None, **kwargs) -> None:
+        """Write a SavedModel whose endpoint `serve` maps tokens, int32 [batch, seq], to logits.
+
+        The arguments are those of `keras.Model.export`. For an export that takes and returns text, use
+        `gpt2_tf.serving.export` or the command `gpt2-tf export`.
+
+        Example:
+            >>> import tensorflow as tf
+            >>> model.export("exported", verbose=False)
+            >>> tf.saved_model.load("exported").serve(tf.constant([[10, 20]])).shape == [1, 2, model.hparams.n_vocab]
+            True
+        """
+        super().export(filepath, *args, input_signature=input_signature or [TOKENS], **kwargs)
+
+    @property
+    def _default_save_signature(self):
+        # `tf.saved_model.save` asks for this signature. Keras would make one that takes floats.
+        return tf.function(lambda tokens: self(tokens), input_signature=[TOKENS])
 
     def get_config(self) -> dict:
         """Return the arguments that make this model again. Keras writes them to `.keras` files.

@@ -29,6 +29,11 @@ def unpack_batch(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
     return tokens, targets
 
 
+def count_targets(targets: tf.Tensor) -> tf.Tensor:
+    """Return the number of targets that are not padding, float32 []."""
+    return tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+
+
 def reject_text(x: Any) -> None:
     """Raise a ValueError if `x` is text, which Keras would call an invalid dtype or an unrecognized data type."""
     first = x
@@ -59,7 +64,8 @@ class TrainingStep(keras.Model):
         """Prepare the model for `fit` and `evaluate`.
 
         Without a `loss`, the model's own loss is used: the mean cross-entropy of the targets, in nats. `fit` then takes
-        batches `(tokens, targets)`, int [batch, seq] each. Targets below 0 are padding and have no part in the loss.
+        batches `(tokens, targets)`, int [batch, seq] each. Targets below 0 are padding and have no part in the loss. A
+        batch that is all padding has loss 0 and changes nothing.
 
         Args:
             optimizer: a Keras optimizer or its name; "adamw" by default.
@@ -70,7 +76,7 @@ class TrainingStep(keras.Model):
             kwargs: other arguments of `keras.Model.compile`.
 
         Raises:
-            ValueError: `grad_accumulation` is given with a `loss`.
+            ValueError: `grad_accumulation` is given with a `loss`, or `metrics` without one.
 
         Example:
             >>> from gpt2_tf import GPT2, HParams
@@ -86,6 +92,11 @@ class TrainingStep(keras.Model):
             raise ValueError(
                 "grad_accumulation is for the model's own loss only; with another loss, give the optimizer "
                 "gradient_accumulation_steps instead"
+            )
+        if loss is None and (kwargs.get("metrics") or kwargs.get("weighted_metrics")):
+            raise ValueError(
+                "metrics need the logits, which the model's own loss never computes for a whole batch; leave metrics "
+                "out, or compile with loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True)"
             )
         self.grad_accumulation = grad_accumulation
         super().compile(optimizer=optimizer, loss=loss, jit_compile=jit_compile, **kwargs)
@@ -111,13 +122,14 @@ class TrainingStep(keras.Model):
             return super().train_step(data)
         tokens, targets = unpack_batch(data)
         # The number of targets of all replicas, so that each target counts once in the mean.
-        count = distribute.all_reduce_sum(tf.reduce_sum(tf.cast(targets >= 0, tf.float32)))
+        count = distribute.all_reduce_sum(count_targets(targets))
 
         def loss_and_gradients(tokens, targets):
             with tf.GradientTape() as tape:
                 h, _ = self.hidden_states(tokens, training=True)
                 frozen = bool(self.lora_rank)
-                loss = cross_entropy(h, self.tied_embedding(), targets, training=True, frozen=frozen) / count
+                loss = cross_entropy(h, self.tied_embedding(), targets, training=True, frozen=frozen)
+                loss /= tf.maximum(count, 1)
                 scaled = self.optimizer.scale_loss(loss)
             return loss, tape.gradient(scaled, self.trainable_variables)
 
@@ -133,17 +145,20 @@ class TrainingStep(keras.Model):
 
             _, (loss, gradients) = tf.while_loop(lambda i, _: i < n, add_part, (0, zeros), parallel_iterations=1)
         loss, gradients = distribute.all_reduce_sum((loss, gradients))
-        self.optimizer.apply(gradients, self.trainable_variables)
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        # Without targets, the gradients are zero, but momentum and weight decay would still move the weights.
+        distribute.run_if(count > 0, lambda grads: self.optimizer.apply(grads, self.trainable_variables), gradients)
         return self._update_metrics(loss, count)
 
     def test_step(self, data):
         if self.loss is not None:
             return super().test_step(data)
         tokens, targets = unpack_batch(data)
-        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+        count = count_targets(targets)
         nats = cross_entropy(self.hidden_states(tokens, training=False)[0], self.tied_embedding(), targets)
         nats, count = distribute.all_reduce_sum((nats, count))
-        return self._update_metrics(nats / count, count)
+        return self._update_metrics(nats / tf.maximum(count, 1), count)
 
     def _update_metrics(self, loss: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """Update the mean loss of the epoch, in which each target counts once, and return all metrics."""

@@ -1,6 +1,8 @@
 """Keras's ways of saving and loading a model. OpenAI's and Hugging Face's files are tested in tests/weights."""
 
+import copy
 import dataclasses
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from oracles.random_model import HPARAMS, random_model
 
 
@@ -65,3 +68,73 @@ def test_keras_finds_the_classes_of_a_file_from_before_the_packages(imports):
     recorded += [-0.40962288, -1.51243031, 0.90037352]
     np.testing.assert_allclose(logits, recorded, rtol=0, atol=1e-5)
     assert modules == "gpt2_tf.model.gpt2 gpt2_tf.training.optimizer"
+
+
+def assert_same_weights(one, other):
+    assert one is not other and one.hparams == other.hparams
+    for x, y in zip(one.weights, other.weights, strict=True):
+        assert x.path == y.path
+        np.testing.assert_array_equal(x, y)
+
+
+def other_weights():
+    return random_model(HPARAMS, 0.1, seed=1)
+
+
+def through_weights_file(model, folder):
+    model.save_weights(folder / "model.weights.h5")
+    loaded = other_weights()
+    loaded.load_weights(folder / "model.weights.h5")
+    return loaded
+
+
+def through_checkpoint(model, folder):
+    path = tf.train.Checkpoint(model=model).save(folder / "checkpoint")
+    stored = [name for name, _ in tf.train.list_variables(path) if name.startswith("model/")]
+    assert len(stored) == len(model.weights) + 1  # The state of the seed generator is stored too.
+    loaded = other_weights()
+    tf.train.Checkpoint(model=loaded).restore(path).assert_consumed()
+    return loaded
+
+
+COPIES = {
+    "save_weights": through_weights_file,
+    "tf.train.Checkpoint": through_checkpoint,
+    "pickle": lambda model, folder: pickle.loads(pickle.dumps(model)),
+    "deepcopy": lambda model, folder: copy.deepcopy(model),
+}
+
+
+@pytest.mark.parametrize("way", COPIES.values(), ids=COPIES)
+def test_every_way_of_storing_a_model_keeps_all_weights(model, way, tmp_path):
+    assert_same_weights(way(model, tmp_path), model)
+
+
+def test_configurations_make_the_same_model(model):
+    for made in (keras.models.clone_model(model), keras.models.model_from_json(model.to_json())):
+        assert [(v.path, v.shape) for v in made.weights] == [(v.path, v.shape) for v in model.weights]
+        assert made.hparams == model.hparams
+
+
+def test_exports_take_tokens_and_return_the_models_logits(model, tokens, tmp_path):
+    """The same float32 graph runs in another function, so sums of about 1 may differ by roundings, 1e-5."""
+    model.export(tmp_path / "export", verbose=False)
+    tf.saved_model.save(model, tmp_path / "saved")
+    tokens = tf.constant(tokens, tf.int32)
+    served = tf.saved_model.load(tmp_path / "export").serve(tokens)
+    saved = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"](tokens=tokens)
+    for logits in (served, *saved.values()):
+        np.testing.assert_allclose(logits, model(tokens), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_saving_in_keras_older_format_is_an_error(model, tmp_path, name):
+    with pytest.raises(ValueError, match=r"is HDF5, which cannot hold GPT2; use \.keras, or save_weights"):
+        model.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["metrics", "weighted_metrics"])
+def test_metrics_with_the_own_loss_are_an_error(name):
+    with pytest.raises(ValueError, match="metrics need the logits, which the model's own loss never computes"):
+        random_model(HPARAMS).compile(**{name: ["accuracy"]})

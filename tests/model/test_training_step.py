@@ -1,6 +1,8 @@
 """A step on the model's own loss: its gradients, accumulation, recomputation, precision and errors."""
 
 import dataclasses
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -146,3 +148,55 @@ def test_targets_must_be_integers_of_the_tokens_shape(tokens, targets):
     model.compile()
     with pytest.raises(ValueError, match=r"targets are .*, but must be integers of the same shape as the tokens"):
         model.train_on_batch(tokens, targets)
+
+
+@pytest.mark.parametrize("dtype", [None, "mixed_float16"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_batch_without_targets_has_loss_0_and_changes_nothing(batch, dtype, n):
+    """Momentum and weight decay must not move the weights either, so the optimizer takes a real step before."""
+    model = random_model(dataclasses.replace(HPARAMS, n_layer=1), 0.1, dtype=dtype)
+    model.compile(keras.optimizers.AdamW(1e-2, weight_decay=0.1), grad_accumulation=n)
+    model.train_on_batch(*batch)
+    before = [variable.numpy() for variable in (*model.weights, *model.optimizer.variables)]
+    none = np.full_like(batch[1], -1)
+    for step in (model.train_on_batch, model.test_on_batch):
+        model.reset_metrics()
+        assert step(batch[0], none) == 0
+    for variable, value in zip((*model.weights, *model.optimizer.variables), before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    # In a mean over several batches, a batch without targets has no weight.
+    loss = model.test_on_batch(*batch)
+    model.reset_metrics()
+    tokens, targets = (np.concatenate(parts) for parts in zip((batch[0], none), batch, strict=True))
+    assert model.evaluate(tokens, targets, batch_size=4, verbose=0) == pytest.approx(loss, rel=1e-6)
+
+
+WITHOUT_TARGETS = """
+import keras, numpy as np, tensorflow as tf
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from gpt2_tf import GPT2, HParams
+from gpt2_tf.model import distribute
+with distribute.make_strategy("mirrored").scope():
+    model = GPT2(HParams(n_vocab=30, n_ctx=8, n_embd=16, n_head=2, n_layer=1))
+    model.compile(keras.optimizers.AdamW(1e-2, weight_decay=0.1), grad_accumulation=2)
+tokens = np.tile(np.arange(8), [4, 1])
+half, none = np.where(np.arange(4)[:, None] < 2, tokens, -1), np.full_like(tokens, -1)
+def values():
+    return [np.array(variable) for variable in (*model.weights, *model.optimizer.variables)]
+assert model.train_on_batch(tokens, half) > 3  # only one replica has targets
+before = values()
+for step in (model.train_on_batch, model.test_on_batch):
+    model.reset_metrics()
+    assert step(tokens, none) == 0
+assert all(map(np.array_equal, before, values()))
+model.train_on_batch(tokens, half)
+assert not any(map(np.array_equal, before[:2], values()[:2]))
+assert np.isfinite(np.concatenate([value.ravel() for value in values()])).all()
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_without_targets_changes_nothing_on_two_devices_either():
+    ran = subprocess.run([sys.executable, "-c", WITHOUT_TARGETS], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
