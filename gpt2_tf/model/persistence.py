@@ -138,7 +138,8 @@ class Persistence:
         Example:
             >>> import tensorflow as tf
             >>> model.export("exported", verbose=False)
-            >>> tf.saved_model.load("exported").serve(tf.constant([[10, 20]])).shape == [1, 2, model.hparams.n_vocab]
+            >>> exported = tf.saved_model.load("exported")
+            >>> exported.serve(tf.constant([[10, 20]])).shape == [1, 2, model.hparams.n_vocab]
             True
         """
         super().export(filepath, *args, input_signature=input_signature or [TOKENS], **kwargs)
