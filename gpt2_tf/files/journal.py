@@ -1,24 +1,27 @@
 """The journal of a long run: it keeps each result at once, so that the same command resumes after a kill.
 
-The journal of `OUT` is the file `OUT.part`. Its first line is JSON with the run's settings; each further line is JSON
-with one result. A kill can damage only the last line, which the next run drops. When several processes share a run,
-each has its own journal, such as `OUT.0-of-4.part`. The processes need nothing in common but the folder. The last of
-them to end writes `OUT`.
+The journal of `OUT` is the file `OUT.part`. Its first line, the header, is JSON with the run's settings; each further
+line is JSON with one result. A kill can damage only the last line, which the next run drops. Every line ends in its
+CRC32, so other damage is found. When several processes share a run, each has its own journal, such as
+`OUT.0-of-4.part`. The processes need nothing in common but the folder. The last of them to end writes `OUT`.
 """
 
 import contextlib
 import json
 import os
 import random
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt2_tf.files.atomic import atomic_path
 from gpt2_tf.files.lock import file_lock
 from gpt2_tf.files.shard import UNSHARDED, Shard
 
 HEADER_START = b'{"run": '
+CHECKSUM = re.compile(rb', "crc32": "([0-9a-f]{8})"}$')  # the end of each line
 
 
 class Journal:
@@ -65,6 +68,7 @@ class Journal:
         with contextlib.ExitStack() as resources:
             try:
                 with _errors_name(self.out):
+                    _check_regular(self.path)
                     resources.enter_context(file_lock(self.path))
                     self.file = resources.enter_context(open(self.path, "a+b"))
             except BlockingIOError:
@@ -87,7 +91,7 @@ class Journal:
 
     def add(self, number: int, fields: Mapping[str, Any]) -> None:
         """Keep one more result. A kill after this call does not lose it."""
-        self._write({"number": number, **fields})
+        self._write({"number": number, **fields}, self._header_crc)
         self.results[number] = dict(fields)
 
     def collect(self, total: int) -> dict[int, dict[str, Any]] | None:
@@ -102,6 +106,11 @@ class Journal:
         with _errors_name(self.out):
             os.fsync(self.file.fileno())
         results = self.results | self._read_other_shards()
+        if max(results, default=-1) >= total:
+            raise ValueError(
+                f"{self.out}: its journal has result {max(results)}, but the run has only {total} results, from 0; "
+                f"choose another --out, or remove {self.path} to start again"
+            )
         return results if len(results) == total else None
 
     def finish(self, lines: Iterable[str]) -> None:
@@ -115,14 +124,16 @@ class Journal:
     def _load(self, run: dict[str, Any], seed: int | None) -> None:
         """Read this process's journal, or begin it."""
         self.file.seek(0)
-        header, self.results, size = _parse(self.path, self.file.read())
-        self.file.truncate(size)
-        self.seed = header.get("seed", random.getrandbits(31)) if seed is None else seed
+        journal = _parse(self.path, self.file.read())
+        self.file.truncate(journal.size)
+        self.results = journal.results
+        self.seed = journal.run.get("seed", random.getrandbits(31)) if seed is None else seed
         self.run = {**run, "seed": self.seed}
         if self.results:
-            self._check_same_run(self.path, header)
+            self._check_same_run(self.path, journal.run)
+            self._header_crc = journal.header_crc
         else:
-            self._write({"run": self.run})
+            self._header_crc = self._write({"run": self.run}, 0)
 
     def _read_other_shards(self) -> dict[int, dict[str, Any]]:
         """The results that the other shards have so far."""
@@ -130,24 +141,32 @@ class Journal:
         for path in self.shard_paths:
             if path != self.path:
                 with contextlib.suppress(FileNotFoundError):
-                    header, results, _ = _parse(path, path.read_bytes())
-                    if results:
-                        self._check_same_run(path, header)
-                    found |= results
+                    _check_regular(path)
+                    journal = _parse(path, path.read_bytes())
+                    if journal.results:
+                        self._check_same_run(path, journal.run)
+                    found |= journal.results
         return found
 
-    def _check_same_run(self, path: Path, header: Mapping[str, Any]) -> None:
+    def _check_same_run(self, path: Path, run: Mapping[str, Any]) -> None:
         for name, value in self.run.items():
-            if header.get(name) != value:
+            if run.get(name) != value:
                 raise ValueError(
-                    f"{self.out} was begun with {name} {header.get(name)}, not {value}; give the same settings to "
+                    f"{self.out} was begun with {name} {run.get(name)}, not {value}; give the same settings to "
                     f"resume, choose another --out, or remove {path} to start again"
                 )
 
-    def _write(self, fields: Mapping[str, Any]) -> None:
+    def _write(self, fields: Mapping[str, Any], header_crc: int) -> int:
+        """Append a line, and return its CRC32.
+
+        The CRC32 of a result starts from the header's, so that a line of another journal does not pass.
+        """
+        content = json.dumps(fields).encode().removesuffix(b"}")
+        crc = zlib.crc32(content, header_crc)
         with _errors_name(self.out):
-            self.file.write(json.dumps(fields).encode() + b"\n")
+            self.file.write(content + b', "crc32": "%08x"}\n' % crc)
             self.file.flush()
+        return crc
 
 
 @contextlib.contextmanager
@@ -161,33 +180,63 @@ def _errors_name(out: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(out)) from error
 
 
-def _parse(path: Path, content: bytes) -> tuple[dict[str, Any], dict[int, dict[str, Any]], int]:
-    """Read a journal: its run's settings, its results by number, and the size in bytes of its complete lines.
+def _check_regular(path: Path) -> None:
+    """Raise ValueError if `path` is something that cannot be read to its end, such as a pipe or a device."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file, so it cannot be a journal; choose another --out")
+
+
+class _Contents(NamedTuple):
+    """What a journal holds: the run's settings, the results by number, and the size in bytes of its complete lines."""
+
+    run: dict[str, Any]
+    results: dict[int, dict[str, Any]]
+    size: int
+    header_crc: int
+
+
+def _parse(path: Path, content: bytes) -> _Contents:
+    """Read a journal.
 
     A journal without results is read as an empty one. Its settings may have been the mistake that ended the run.
     """
-
-    def parse_line(number: int, key: str) -> dict[str, Any]:
-        try:
-            fields = json.loads(lines[number - 1])
-        except ValueError:
-            fields = None
-        if not isinstance(fields, dict) or key not in fields:
-            raise damaged(number)
-        return fields
-
-    def damaged(number: int) -> ValueError:
-        return ValueError(
-            f"{path} is damaged in line {number}, or not a journal of this program; choose another --out, or remove "
-            "it to start again"
-        )
-
     *lines, _ = content.split(b"\n")
     if content and not content.startswith(HEADER_START[: len(content)]):
-        raise damaged(1)
+        raise _damaged(path, 1)
     if len(lines) < 2:
-        return {}, {}, 0
-    header = parse_line(1, "run")["run"]
-    results = [parse_line(number, "number") for number in range(2, len(lines) + 1)]
-    size = sum(len(line) + 1 for line in lines)
-    return header, {fields.pop("number"): fields for fields in results}, size
+        return _Contents({}, {}, 0, 0)
+    header, header_crc = _parse_line(path, lines, 1, 0)
+    if not isinstance(header.get("run"), dict):
+        raise _damaged(path, 1)
+    results = {}
+    for number in range(2, len(lines) + 1):
+        fields, _ = _parse_line(path, lines, number, header_crc)
+        result = fields.pop("number", None)
+        if type(result) is not int or result < 0:
+            raise _damaged(path, number)
+        results[result] = fields
+    return _Contents(header["run"], results, sum(len(line) + 1 for line in lines), header_crc)
+
+
+def _parse_line(path: Path, lines: list[bytes], number: int, header_crc: int) -> tuple[dict[str, Any], int]:
+    """Return the fields of line `number`, from 1, and the line's CRC32."""
+    line = lines[number - 1]
+    checksum = CHECKSUM.search(line)
+    if checksum is None:
+        raise _damaged(path, number)
+    content = line[: checksum.start()]
+    crc = zlib.crc32(content, header_crc)
+    if crc != int(checksum[1], 16):
+        raise _damaged(path, number)
+    try:
+        fields = json.loads(content + b"}")
+    except (ValueError, RecursionError):
+        raise _damaged(path, number) from None
+    return fields, crc
+
+
+def _damaged(path: Path, number: int) -> ValueError:
+    return ValueError(
+        f"{path} is damaged in line {number}, or not a journal of this program; choose another --out, or remove it to "
+        "start again"
+    )

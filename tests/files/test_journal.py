@@ -1,8 +1,12 @@
 """The journal of a run: what a kill leaves of it, byte by byte, and which run it belongs to."""
 
 import json
+import os
+import random
 import subprocess
 import sys
+import zlib
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,17 @@ from gpt2_tf.files.shard import Shard
 
 RUN = {"prompts": "3", "temperature": 0.7, "stop": ("\n",)}
 SAMPLES = [{"text": "naïve"}, {"text": "two\nlines"}, {"text": "色"}]
+
+
+def lines(header, *results) -> bytes:
+    """The lines of a journal with these contents, which may be wrong, and right checksums."""
+    start, written = 0, b""
+    for fields in (header, *results):
+        content = json.dumps(fields).encode()[:-1]
+        crc = zlib.crc32(content, start)
+        start = start or crc
+        written += content + b', "crc32": "%08x"}\n' % crc
+    return written
 
 
 @pytest.fixture
@@ -37,8 +52,10 @@ def test_a_result_is_in_the_journal_at_once(out, part):
     with Journal(out, RUN, 1) as journal:
         journal.add(1, SAMPLES[1])
         first, line = part.read_text().splitlines()
-    assert json.loads(first) == {"run": {"prompts": "3", "temperature": 0.7, "stop": ["\n"], "seed": 1}}
-    assert json.loads(line) == {"number": 1, **SAMPLES[1]}
+    header, result = json.loads(first), json.loads(line)
+    assert header.pop("crc32") and result.pop("crc32")
+    assert header == {"run": {"prompts": "3", "temperature": 0.7, "stop": ["\n"], "seed": 1}}
+    assert result == {"number": 1, **SAMPLES[1]}
 
 
 def test_a_journal_cut_at_any_byte_is_resumed(out, part):
@@ -93,8 +110,15 @@ def test_a_run_with_other_settings_is_refused(out, part, other, message):
         (b"Once upon a time\nthere was a text", 1),
         (b"[1]\n", 1),
         (b'{"number": 1}\n', 1),
-        (b'{"run": {"prompts": "3", "temperature": 0.7, "stop": ["\\n"], "seed": 1}}\n{"number": 0}\n{"num\n', 3),
-        (b'{"run": {"prompts": "3", "temperature": 0.7, "stop": ["\\n"], "seed": 1}}\n\xff\n{"number": 1}\n', 2),
+        (lines({"run": {}}, {"number": 0}) + b'{"num\n', 3),
+        (lines({"run": {}}) + b"\xff\n", 2),
+        (lines({"run": {}}) + b'{"number": 0}\n', 2),  # no checksum
+        (lines({"run": {}}) + lines({"number": 0}), 2),  # a checksum that does not start from the header's
+        (lines({"run": 5}, {"number": 0}), 1),
+        (lines({"run": {}}, {"number": [0]}), 2),
+        (lines({"run": {}}, {"number": True}), 2),
+        (lines({"run": {}}, {"number": -1}), 2),
+        (lines({"run": {}}, {"text": "a"}), 2),
     ],
 )
 def test_a_file_that_is_not_a_journal_is_left_alone(out, part, content, number):
@@ -151,6 +175,66 @@ def test_a_file_without_a_line_end_is_left_alone(out, part, content):
     with pytest.raises(ValueError, match="is damaged in line 1, or not a journal"):
         Journal(out, {}, 1)
     assert part.read_bytes() == content
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_journal_is_refused_or_gives_the_same_results(out, part, seed):
+    """Bits that change, bytes that go or come, and lines of another run, anywhere in the file."""
+    with Journal(out.with_name("other"), {**RUN, "temperature": 0.8}, 1) as journal:
+        journal.add(0, {"text": "other"})
+        foreign = journal.path.read_bytes().splitlines(keepends=True)[1]
+    with Journal(out, RUN, 1) as journal:
+        for number, fields in enumerate(SAMPLES):
+            journal.add(number, fields)
+    whole = part.read_bytes()
+    rng = random.Random(seed)
+    refused = 0
+    for _ in range(300):
+        content = bytearray(whole)
+        at = rng.randrange(len(content))
+        damage = rng.randrange(4)
+        if damage == 0:
+            content[at] ^= 1 << rng.randrange(8)
+        elif damage == 1:
+            del content[at : at + rng.randrange(1, 20)]
+        elif damage == 2:
+            content[at:at] = rng.randbytes(rng.randrange(1, 20))
+        else:
+            content[len(content) :] = foreign
+        part.write_bytes(content)
+        try:
+            with Journal(out, RUN, 1) as journal:
+                assert journal.results.items() <= dict(enumerate(SAMPLES)).items()
+        except ValueError as error:
+            assert str(error).startswith(f"{part} is damaged in line ")
+            assert part.read_bytes() == content
+            refused += 1
+    assert refused > 200
+
+
+def test_a_result_with_a_number_out_of_range_is_refused(out):
+    with Journal(out, RUN, 1) as journal:
+        journal.add(0, SAMPLES[0])
+        journal.add(7, SAMPLES[1])
+        with pytest.raises(ValueError, match=r"out.txt: its journal has result 7, but the run has only 2 results"):
+            journal.collect(2)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_and_not_waited_for(out, part):
+    os.mkfifo(part)
+    with pytest.raises(ValueError, match=r"out.txt.part is not a regular file"):
+        Journal(out, RUN, 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_names_the_file(out, part):
+    with Journal(out, RUN, 1) as journal, open("/dev/full", "ab", buffering=0) as full:
+        journal.file, file = full, journal.file
+        with pytest.raises(OSError, match="No space left") as error:
+            journal.add(0, SAMPLES[0])
+        journal.file = file
+    assert error.value.filename == str(out)
 
 
 # Shards
