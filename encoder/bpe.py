@@ -37,6 +37,8 @@ class Encoder:
         n_vocab: int, the number of tokens.
         end_of_text: int, the id of `<|endoftext|>`.
         special_tokens: dict, name -> id of `<|endoftext|>` and other tokens that are neither bytes nor merged.
+        unused_ids: list, ids that stand for no token. A model padded to a round number of ids has some. They are named
+            `<|unused50281|>` and so on, and are never generated.
         tokens: list, the bytes of each token, by id.
         merges: dict, pair of ids -> id of the merged token; pairs that merge first come first.
 
@@ -63,6 +65,7 @@ class Encoder:
         self.special_tokens = _special_tokens(ids, ranks, folder)
         self.n_vocab = len(ids)
         self.end_of_text = self.special_tokens[END_OF_TEXT]
+        self.unused_ids = [i for name, i in self.special_tokens.items() if name == f"<|unused{i}|>"]
         self.tokens = [b""] * self.n_vocab
         for token, i in ranks.items():
             self.tokens[i] = token

@@ -166,8 +166,7 @@ class GPT2LM(TemplateLM):
                 f"max_gen_toks is {length}, but must be 1 to {self.max_length - 1}, to leave room for a context"
             )
         contexts = [ids[-(self.max_length - length) :] or [self.eot_token_id] for ids in contexts]
-        params = SamplingParams(seed=self.seed, **settings)
-        params.check_vocabulary_size(self.enc.n_vocab)
+        params = SamplingParams(seed=self.seed, **settings).for_vocabulary(self.enc)
         samples = [Sample(self.enc, None, stop_ids, stop_strings) for _ in contexts]
         for chunks in self.engine.extend(
             contexts,

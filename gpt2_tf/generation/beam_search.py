@@ -81,8 +81,9 @@ def beam_search(
     engine = as_engine(model)
     check_vocabulary(engine, enc)
     # With at most as many beams as tokens, even a search of length 1 finds `num_return` texts.
-    if not is_whole(num_beams, 1, enc.n_vocab):
-        raise ValueError(f"num_beams is {num_beams}, but must be 1 to {enc.n_vocab}, the size of the vocabulary")
+    n_tokens = enc.n_vocab - len(enc.unused_ids)
+    if not is_whole(num_beams, 1, n_tokens):
+        raise ValueError(f"num_beams is {num_beams}, but must be 1 to {n_tokens}, the size of the vocabulary")
     if not is_whole(num_return, 1, num_beams):
         raise ValueError(f"num_return is {num_return}, but must be 1 to {num_beams}, the number of beams")
     # Beyond 10, the scores of long texts would leave float64's range.
@@ -97,6 +98,7 @@ def beam_search(
         length=resolve_length(engine.hparams, len(context), length, slide=False),
         length_penalty=length_penalty,
         stop_table=build_stop_table(enc.tokens, ids, strings),
+        forbidden=enc.unused_ids,
     )
     hypotheses = []
     for beam in beams:

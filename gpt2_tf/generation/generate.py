@@ -257,8 +257,7 @@ def _start_samples(
         limits += [limit] * num_samples
     stop_ids, stop_strings = parse_stops(enc, params.stop)
     stop_table = build_stop_table(enc.tokens, stop_ids, stop_strings)
-    params.check_vocabulary_size(enc.n_vocab)
-    params = params.with_seed()
+    params = params.for_vocabulary(enc).with_seed()
     draft = _check_draft(draft, enc)
     batch_size = batch_size or BATCH_SIZE if draft is None else 1
     by_length = sorted(range(len(contexts)), key=lambda number: len(contexts[number]))

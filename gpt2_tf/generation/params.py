@@ -17,9 +17,12 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping
 from numbers import Real
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gpt2_tf.hparams import is_whole
+
+if TYPE_CHECKING:
+    from encoder import Encoder
 
 STOP = ("<|endoftext|>",)
 DEFAULT_LENGTH = 100  # new tokens per text, where the caller gives no length
@@ -223,6 +226,26 @@ class SamplingParams:
             5
         """
         return self if self.seed is not None else dataclasses.replace(self, seed=random.getrandbits(31))
+
+    def for_vocabulary(self, enc: "Encoder") -> "SamplingParams":
+        """Check the settings against a vocabulary, and return them with its unused ids forbidden.
+
+        A model that is padded to a round number of ids gives logits for ids that stand for no token.
+
+        Raises:
+            ValueError: `top_k` or `logit_bias` does not fit the vocabulary.
+
+        Example:
+            >>> SamplingParams(top_k=2000).for_vocabulary(enc)
+            Traceback (most recent call last):
+            ValueError: top_k is 2000, but must be 0 (off) to 1024, the size of the vocabulary
+        """
+        self.check_vocabulary_size(enc.n_vocab)
+        if not enc.unused_ids:
+            return self
+        return dataclasses.replace(
+            self, logit_bias={**(self.logit_bias or {}), **dict.fromkeys(enc.unused_ids, -math.inf)}
+        )
 
     def check_vocabulary_size(self, n_vocab: int) -> None:
         """Raise ValueError where `top_k` or `logit_bias` does not fit a vocabulary of `n_vocab` tokens."""

@@ -29,6 +29,9 @@ def sample_sequence(
 ) -> tf.Tensor:
     """Sample exactly `length` tokens after each row of the context. Nothing stops a row earlier.
 
+    Like OpenAI's, this function knows no vocabulary. So, unlike `generate`, it may sample the unused ids of a padded
+    model.
+
     Args:
         model: a GPT2 or an Engine.
         length: the number of new tokens per row, at least 1; context and new tokens are at most n_ctx + 1 together.

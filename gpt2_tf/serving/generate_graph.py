@@ -37,7 +37,7 @@ class TextGenerator:
         self.model = model
         self.token_bytes = graph_encoder.tokens  # string [n_vocab]
         stop_table = build_stop_table(enc.tokens, [enc.end_of_text], [])
-        self.sampler = make_sampler(SamplingParams(), enc.n_vocab, stop_table)
+        self.sampler = make_sampler(SamplingParams().for_vocabulary(enc), enc.n_vocab, stop_table)
         with tf.device(CPU):
             self.token_lengths = tf.constant([len(token) for token in enc.tokens])  # int32 [n_vocab], in bytes
         self.generate = tf.function(self._generate, autograph=False)
