@@ -9,7 +9,7 @@
 - `terminal.py`: escape control characters of text from outside.
 """
 
-from gpt2_tf.files.atomic import atomic_path, atomic_write, move_into_place, staging_folder
+from gpt2_tf.files.atomic import atomic_path, atomic_write, move_into_place, remove_abandoned, staging_folder
 from gpt2_tf.files.interrupt import reliable_ctrl_c, thread_receives_ctrl_c
 from gpt2_tf.files.journal import Journal
 from gpt2_tf.files.lock import file_lock, folder_lock
@@ -28,6 +28,7 @@ __all__ = [
     "move_into_place",
     "parse_shard",
     "reliable_ctrl_c",
+    "remove_abandoned",
     "staging_folder",
     "thread_receives_ctrl_c",
 ]

@@ -119,6 +119,37 @@ def move_into_place(paths: Sequence[Path], folder: str | os.PathLike) -> None:
     _sync(folder)
 
 
+def remove_abandoned(folder: str | os.PathLike) -> None:
+    """Remove the temporary folders in `folder` that killed processes have left.
+
+    A process that lives holds the lock file of its temporary folder, so a lock file that can be locked proves that its
+    process has died. Every write by this module into `folder` does this first.
+
+    Args:
+        folder: where the temporary folders are; its subfolders are not searched. It may be missing.
+
+    Example:
+        >>> os.makedirs("run/.part-1f")
+        >>> Path("run/.part-1f/lock").touch()  # as a killed process leaves it
+        >>> remove_abandoned("run")
+        >>> os.listdir("run")
+        []
+    """
+    import filelock
+
+    for temporary in Path(folder).glob(f"{PREFIX}*"):
+        if not (temporary / "lock").exists():
+            continue  # not made by this module
+        lock = filelock.FileLock(temporary / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except OSError:  # such as filelock's Timeout: the process lives
+            continue
+        shutil.rmtree(temporary, ignore_errors=True)
+        lock.release()
+        shutil.rmtree(temporary, ignore_errors=True)  # Windows removes the lock file only after its release
+
+
 def _sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     if path.is_dir():
@@ -142,7 +173,7 @@ def _staging_folder(folder: Path, target: Path) -> Iterator[Path]:
     import filelock  # here, because importing filelock takes longer than `gpt2-tf --help` should
 
     try:
-        _remove_abandoned(folder)
+        remove_abandoned(folder)
         while True:
             # The files lie one level deeper than the lock, so that they can have any name.
             temporary = folder / f"{PREFIX}{os.urandom(8).hex()}"
@@ -168,23 +199,6 @@ def _staging_folder(folder: Path, target: Path) -> Iterator[Path]:
         if shown is None:
             raise
         raise OSError(error.errno, error.strerror, str(shown)) from error
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove the temporary folders whose processes have died, which shows in that their lock files can be locked."""
-    import filelock
-
-    for temporary in folder.glob(f"{PREFIX}*"):
-        if not (temporary / "lock").exists():
-            continue  # not made by this module
-        lock = filelock.FileLock(temporary / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except OSError:  # such as filelock's Timeout: the process lives
-            continue
-        shutil.rmtree(temporary, ignore_errors=True)
-        lock.release()
-        shutil.rmtree(temporary, ignore_errors=True)  # Windows removes the lock file only after its release
 
 
 def _final_path(error: OSError, folder: Path, target: Path) -> Path | None:

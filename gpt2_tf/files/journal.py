@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt2_tf.files.atomic import atomic_path
+from gpt2_tf.files.atomic import atomic_path, remove_abandoned
 from gpt2_tf.files.lock import file_lock
 from gpt2_tf.files.shard import UNSHARDED, Shard
 
@@ -77,6 +77,7 @@ class Journal:
                 ) from None
             self._load(json.loads(json.dumps(run)), seed)
             self._read_other_shards()  # so that settings that differ are found before hours of work
+            remove_abandoned(self.out.parent)  # what a kill in `finish` has left
             self._resources = resources.pop_all()
 
     def __enter__(self) -> "Journal":

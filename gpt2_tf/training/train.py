@@ -16,7 +16,7 @@ from encoder import Encoder
 from gpt2_tf.data import corpus
 from gpt2_tf.data.prepare import prepare
 from gpt2_tf.data.prepared import Prepared, ids_fingerprint, is_prepared, load_prepared
-from gpt2_tf.files.atomic import atomic_write
+from gpt2_tf.files.atomic import atomic_write, move_into_place, remove_abandoned, staging_folder
 from gpt2_tf.files.lock import folder_lock
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import distribute
@@ -85,7 +85,10 @@ def run_training(
         _check_can_start(files, out)
         out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out) if is_chief and out.exists() else contextlib.nullcontext():
-        if not is_chief:
+        if is_chief:
+            for folder in list(out.glob("**/")):  # `out` and all folders in it
+                remove_abandoned(folder)
+        else:
             distribute.barrier(strategy)  # until the chief has written the new run's folder
         if is_chief and init_from != RESUME:
             run_settings, prepared = _start_run(
@@ -189,7 +192,9 @@ def _start_run(
         model = GPT2(dataclasses.replace(hparams, n_vocab=prepared.encoder.n_vocab))
     for folder in (out, out / BEST_FOLDER, *([out / BASE_FOLDER] if settings.lora_rank else [])):
         folder.mkdir(parents=True, exist_ok=True)
-        prepared.encoder.save(folder)
+        with staging_folder(folder) as staging:  # so that a kill leaves nothing that the next start does not remove
+            prepared.encoder.save(staging)
+            move_into_place(sorted(staging.iterdir()), folder)
     if settings.lora_rank:
         model.save_checkpoint(out / BASE_FOLDER)
     model.save_checkpoint(out, step=0)
