@@ -8,6 +8,7 @@ vocabularies. This file reads a vocabulary and refuses those for which the two r
 import json
 import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Sequence
 from operator import index
 
@@ -91,8 +92,12 @@ class Encoder:
         """
         contents = []
         for name in ("encoder.json", "vocab.bpe"):
+            path = os.path.join(folder, name)
             try:
-                with open(os.path.join(folder, name), "rb") as file:
+                # Not by gpt2_tf.files, because this package works without gpt2_tf.
+                if stat.S_ISFIFO(os.stat(path).st_mode) or stat.S_ISCHR(os.stat(path).st_mode):
+                    raise ValueError(f"{path} is a pipe or a device, but must be a regular file")
+                with open(path, "rb") as file:
                     contents.append(file.read())
             except FileNotFoundError:
                 raise FileNotFoundError(

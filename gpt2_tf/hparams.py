@@ -5,9 +5,9 @@ import difflib
 import json
 import os
 from numbers import Integral, Real
-from pathlib import Path
 
 from gpt2_tf.files.atomic import atomic_write
+from gpt2_tf.files.regular import open_regular
 
 # n_embd, n_head and n_layer of each size. All sizes have n_vocab 50257 and n_ctx 1024.
 SIZES = {
@@ -65,7 +65,8 @@ def json_object(path: str | os.PathLike) -> dict:
         >>> json_object("settings.json")
         {'n_ctx': 32}
     """
-    text = Path(path).read_bytes()
+    with open_regular(path) as file:
+        text = file.read()
     if not text.strip():
         raise ValueError(f"{path} is empty, but must hold a JSON object")
     try:

@@ -6,6 +6,7 @@
 - `shard.py`: split the rows of a run between several processes.
 - `progress.py`: the progress bar on stderr.
 - `interrupt.py`: Ctrl-C as KeyboardInterrupt, even inside TensorFlow.
+- `regular.py`: open a file that must not be a pipe or a device.
 - `terminal.py`: escape control characters of text from outside.
 """
 
@@ -13,6 +14,7 @@ from gpt2_tf.files.atomic import atomic_path, atomic_write, move_into_place, rem
 from gpt2_tf.files.interrupt import reliable_ctrl_c, thread_receives_ctrl_c
 from gpt2_tf.files.journal import Journal
 from gpt2_tf.files.lock import file_lock, folder_lock
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.files.shard import UNSHARDED, Shard, parse_shard
 from gpt2_tf.files.terminal import escape_control_characters
 
@@ -26,6 +28,7 @@ __all__ = [
     "file_lock",
     "folder_lock",
     "move_into_place",
+    "open_regular",
     "parse_shard",
     "reliable_ctrl_c",
     "remove_abandoned",

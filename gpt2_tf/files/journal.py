@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from gpt2_tf.files.atomic import atomic_path, remove_abandoned
 from gpt2_tf.files.lock import file_lock
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.files.shard import UNSHARDED, Shard
 
 HEADER_START = b'{"run": '
@@ -68,7 +69,8 @@ class Journal:
         with contextlib.ExitStack() as resources:
             try:
                 with _errors_name(self.out):
-                    _check_regular(self.path)
+                    if self.path.exists():
+                        open_regular(self.path).close()
                     resources.enter_context(file_lock(self.path))
                     self.file = resources.enter_context(open(self.path, "a+b"))
             except BlockingIOError:
@@ -142,8 +144,8 @@ class Journal:
         for path in self.shard_paths:
             if path != self.path:
                 with contextlib.suppress(FileNotFoundError):
-                    _check_regular(path)
-                    journal = _parse(path, path.read_bytes())
+                    with open_regular(path) as file:
+                        journal = _parse(path, file.read())
                     if journal.results:
                         self._check_same_run(path, journal.run)
                     found |= journal.results
@@ -179,12 +181,6 @@ def _errors_name(out: Path) -> Iterator[None]:
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(out)) from error
-
-
-def _check_regular(path: Path) -> None:
-    """Raise ValueError if `path` is something that cannot be read to its end, such as a pipe or a device."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a regular file, so it cannot be a journal; choose another --out")
 
 
 class _Contents(NamedTuple):

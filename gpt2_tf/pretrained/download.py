@@ -16,6 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from gpt2_tf.files.lock import folder_lock
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.hparams import SIZES, HParams, canonical_size
 from gpt2_tf.pretrained.transfer import disk_errors, fetch, notify
 
@@ -108,12 +109,14 @@ def check_file(path: Path, name: str, size: str) -> None:
     from gpt2_tf.weights.protobuf import decode_fields
 
     if name in SHA256:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != SHA256[name]:
             raise ValueError(f"its SHA-256 is {found[:16]}..., but OpenAI's is {SHA256[name][:16]}...")
     elif name == "checkpoint":
-        if not re.match(rb'model_checkpoint_path: "[^"\n]+"\r?\n', path.read_bytes()):
+        with open_regular(path) as file:
+            pointer = file.read(MAX_SIZES[name])
+        if not re.match(rb'model_checkpoint_path: "[^"\n]+"\r?\n', pointer):
             raise ValueError('it does not begin with a line model_checkpoint_path: "..."')
     elif name == "hparams.json":
         found, expected = HParams.from_json(path).to_dict(), HPARAMS[size].to_dict()
@@ -124,8 +127,10 @@ def check_file(path: Path, name: str, size: str) -> None:
     elif name == INDEX:
         _read_weights_size(path, size)
     elif name == META:
+        with open_regular(path) as file:
+            meta_graph = file.read()
         # Field 2 of TensorFlow's MetaGraphDef is the graph.
-        if 2 not in {number for number, _ in decode_fields(path.read_bytes())}:
+        if 2 not in {number for number, _ in decode_fields(meta_graph)}:
             raise ValueError("it is not a TensorFlow graph")
     elif name == DATA:
         found, expected = path.stat().st_size, _read_weights_size(path.with_name(INDEX), size)

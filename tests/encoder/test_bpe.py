@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 import subprocess
 import sys
 import time
@@ -565,6 +566,37 @@ def test_a_damaged_file_is_named_in_one_line(folder, case):
     assert_one_line(
         error, "; expected ", "use an encoder.json and a vocab.bpe that were made together", "gpt2-tf download", *parts
     )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_damage_gives_a_vocabulary_or_an_error_with_the_files_name(folder, seed):
+    """A vocabulary can survive damage, such as another byte in a token's name. Then its ids must decode."""
+    rng = random.Random(seed)
+    files = {name: (folder / name).read_bytes() for name in (JSON, BPE)}
+    refused = 0
+    for _ in range(250):
+        name = rng.choice([JSON, BPE])
+        content = bytearray(files[name])
+        at = rng.randrange(len(content))
+        damage = rng.randrange(4)
+        if damage == 0:
+            content[at] = rng.randrange(256)
+        elif damage == 1:
+            del content[at : at + rng.randrange(1, 40)]
+        elif damage == 2:
+            content[at:at] = content[: rng.randrange(1, 40)]
+        else:
+            content[at:at] = rng.choice([b"[" * 5000, b"9" * 5000, b"\x00", b"\\ud800", b"\n", b'"', b"-1", b"1e999"])
+        (folder / name).write_bytes(content)
+        try:
+            enc = Encoder.from_folder(folder)
+        except ValueError as error:
+            assert str(error).startswith((f"{folder / JSON}: ", f"{folder / BPE}: ")) and "\n" not in str(error)
+            refused += 1
+        else:
+            assert enc.decode_bytes(enc.encode("hello 12")) == b"hello 12"
+        (folder / name).write_bytes(files[name])
+    assert refused > 150
 
 
 def test_two_merges_to_one_token_are_an_error():

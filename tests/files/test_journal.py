@@ -223,7 +223,7 @@ def test_a_result_with_a_number_out_of_range_is_refused(out):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_refused_and_not_waited_for(out, part):
     os.mkfifo(part)
-    with pytest.raises(ValueError, match=r"out.txt.part is not a regular file"):
+    with pytest.raises(ValueError, match=r"out.txt.part is a pipe or a device, but must be a regular file"):
         Journal(out, RUN, 1)
 
 
