@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from encoder import Encoder
 from gpt2_tf.generation.engine import Chunk, Engine, as_engine
 from gpt2_tf.generation.generate import Sample, check_vocabulary, encode_prompt, resolve_length
-from gpt2_tf.generation.params import STOP
+from gpt2_tf.generation.params import STOP, check_number
 from gpt2_tf.generation.stop_strings import build_stop_table, parse_stops
 from gpt2_tf.hparams import is_whole
 
@@ -86,6 +86,7 @@ def beam_search(
         raise ValueError(f"num_beams is {num_beams}, but must be 1 to {n_tokens}, the size of the vocabulary")
     if not is_whole(num_return, 1, num_beams):
         raise ValueError(f"num_return is {num_return}, but must be 1 to {num_beams}, the number of beams")
+    check_number("length_penalty", length_penalty)
     # Beyond 10, the scores of long texts would leave float64's range.
     if not -10 <= length_penalty <= 10:
         raise ValueError(f"length_penalty is {length_penalty}, but must be -10 to 10 (0 compares the plain sums)")

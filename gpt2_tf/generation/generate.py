@@ -1,7 +1,7 @@
 """Text in, text out: `generate`, `stream` and `completions`. All of them use the model through an `Engine`."""
 
 import codecs
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encoder import Encoder
@@ -81,7 +81,7 @@ def generate(
         Traceback (most recent call last):
         ValueError: top_p is 2, but must be a number above 0 and at most 1 (1 keeps all)
     """
-    prompts = [prompts] if prompts is None or isinstance(prompts, str) else list(prompts)
+    prompts = [prompts] if prompts is None or isinstance(prompts, str) else list_texts("prompts", prompts)
     numbered = completions(model, enc, prompts, num_samples=num_samples, batch_size=batch_size, draft=draft, **settings)
     by_number = dict(numbered)
     return [by_number[number] for number in range(len(by_number))]
@@ -329,6 +329,18 @@ def encode_prompt(enc: Encoder, prompt: str | None) -> list[int]:
     if prompt == "":
         raise ValueError("the prompt is empty; leave it out to start from <|endoftext|>")
     return [enc.end_of_text] if prompt is None else enc.encode(prompt)
+
+
+def list_texts(name: str, texts: Iterable[str]) -> list[str]:
+    """Return a list of texts. Raise TypeError for a value that is neither a text nor a collection of texts.
+
+    Example:
+        >>> list_texts("prompts", ("ROMEO:", "JULIET:"))
+        ['ROMEO:', 'JULIET:']
+    """
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes):
+        raise TypeError(f"{name} is {texts!r:.60}, but must be a str or a list of str")
+    return list(texts)
 
 
 def check_length(hparams: HParams, seq: int, length: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from encoder import Encoder
 from gpt2_tf.files.shard import UNSHARDED, Shard
 from gpt2_tf.generation.engine import Engine, Likelihood, Row, as_engine
-from gpt2_tf.generation.generate import check_vocabulary, encode_prompt
+from gpt2_tf.generation.generate import check_vocabulary, encode_prompt, list_texts
 from gpt2_tf.hparams import is_whole
 
 if TYPE_CHECKING:
@@ -42,9 +42,12 @@ def score(
     """
     engine = as_engine(model)
     check_vocabulary(engine, enc)
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = [texts] if isinstance(texts, str) else list_texts("texts", texts)
     contexts = [contexts] if isinstance(contexts, str) else contexts
-    contexts = [None] * len(texts) if contexts is None else list(contexts)
+    contexts = [None] * len(texts) if contexts is None else list_texts("contexts", contexts)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"a text is {text!r:.60}, but must be a str")
     if not is_whole(batch_size, 1, 2**31 - 1):
         raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number of at least 1")
     if len(contexts) != len(texts):

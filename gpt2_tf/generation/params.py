@@ -15,7 +15,7 @@ import dataclasses
 import inspect
 import math
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -212,11 +212,20 @@ class SamplingParams:
     def __post_init__(self):
         for name, setting in sampling_settings().items():
             object.__setattr__(self, name, setting.checked(name, getattr(self, name)))
+        if not isinstance(self.logit_bias, Mapping | None):
+            raise TypeError(
+                f"logit_bias is {self.logit_bias!r:.60}, but must map token ids to numbers, as in {{50256: -1}}"
+            )
         for token, value in (self.logit_bias or {}).items():
             check_number(f"logit_bias of {token!r}", value)
-        stop, filters = self.stop, self.filters
-        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str | int) else tuple(stop or ()))
-        object.__setattr__(self, "filters", (filters,) if callable(filters) else tuple(filters))
+        stop = (self.stop,) if isinstance(self.stop, str | int) else self.stop
+        if not isinstance(stop, Iterable | None):
+            raise TypeError(f"stop is {stop!r:.60}, but must be a string, a token id, or a collection of them")
+        object.__setattr__(self, "stop", tuple(stop or ()))
+        filters = (self.filters,) if callable(self.filters) else self.filters
+        if not isinstance(filters, Iterable) or not all(map(callable, filters := tuple(filters))):
+            raise TypeError(f"filters is {self.filters!r:.60}, but must be functions from logits to logits")
+        object.__setattr__(self, "filters", filters)
 
     def with_seed(self) -> "SamplingParams":
         """Return the same settings with a seed: where `seed` is None, Python's `random` draws a seed.
@@ -297,3 +306,9 @@ def takes_sampling_params(function: Function) -> Function:
     ]
     function.__signature__ = signature.replace(parameters=[*own, *fields])
     return function
+
+
+# `help(SamplingParams)` then shows what each field does.
+SamplingParams.__doc__ += "\n\n    Attributes:\n" + "\n".join(
+    f"        {name}: {setting.help_text}." for name, setting in sampling_settings().items()
+)

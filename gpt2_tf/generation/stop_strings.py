@@ -34,7 +34,7 @@ def parse_stops(enc: Encoder, stop: str | int | Collection[str | int] | None) ->
             if item in enc.special_tokens:
                 ids.add(enc.special_tokens[item])
             else:
-                strings.add(item.encode())
+                strings.add(_encode_stop(item))
         elif is_whole(item, 0, enc.n_vocab - 1):
             ids.add(int(item))
         else:
@@ -42,6 +42,15 @@ def parse_stops(enc: Encoder, stop: str | int | Collection[str | int] | None) ->
     if (size := sum(map(len, strings))) > MAX_STOP_BYTES:
         raise ValueError(f"the stop strings have {size} bytes together, but may have at most {MAX_STOP_BYTES}")
     return ids, sorted(strings)
+
+
+def _encode_stop(string: str) -> bytes:
+    try:
+        return string.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"the stop string {string!a} has an unpaired surrogate, which no text has; remove it"
+        ) from None
 
 
 def build_stop_table(tokens: Sequence[bytes], ids: Collection[int], strings: Collection[bytes]) -> np.ndarray:

@@ -39,7 +39,7 @@ def test_greedy_tokens_are_the_references(model, setting):
 @pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.3), ("mixed_bfloat16", 0.3)])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_cached_logits_are_the_uncached_of_float32(model, dtype, atol, batch):
-    """In float32 only the order of sums differs. bfloat16 has three digits, and the logits are up to 9."""
+    """In float32 only the order of sums differs. In bfloat16 the largest difference is 0.24, on logits of up to 9."""
     tokens = np.random.default_rng(1).integers(0, HPARAMS.n_vocab, [batch, HPARAMS.n_ctx])
     uncached = model(tokens).numpy()
     model = model if dtype == "float32" else random_model(HPARAMS, dtype=dtype)

@@ -29,7 +29,7 @@ def test_the_fake_and_the_real_engine_are_engines_and_a_model_is_wrapped(engine,
         as_engine("x")
 
 
-def test_generate(engine, enc):
+def test_generate_writes_the_engines_tokens(engine, enc):
     a, b = generate(engine, enc, ["a", "say m"], length=5, temperature=0, stop="qr")
     assert (a.text, a.finish_reason, b.text, b.finish_reason) == ("bcdef", "length", "nop", "stop")
     assert a.logprobs == pytest.approx([LOG_07] * 5)
@@ -53,20 +53,39 @@ def test_the_window_limits_the_length_unless_it_slides(engine, enc):
     assert completion.ids == list(range(1, 41))
 
 
-def test_stream(engine, enc):
+def test_stream_yields_each_token_of_the_engine(engine, enc):
     pieces = list(stream(engine, enc, "a", length=5, temperature=0, stop="fx"))
     assert pieces == ["b", "c", "d", "e", "f"]  # the last piece was held back until the text had ended
     assert engine.calls == [Call(1, 1, None)]
 
 
-def test_score(engine, enc):
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda *args: generate(*args, 5), "prompts is 5, but must be a str or a list of str"),
+        (lambda *args: generate(*args, b"e"), "prompts is b'e', but must be a str"),
+        (lambda *args: generate(*args, [5]), "a prompt is 5, but must be a str"),
+        (lambda *args: score(*args, 5), "texts is 5, but must be a str"),
+        (lambda *args: score(*args, ["e", 5]), "a text is 5, but must be a str"),
+        (lambda *args: score(*args, "e", 5), "contexts is 5, but must be a str"),
+        (lambda *args: beam_search(*args, 5), "a prompt is 5, but must be a str"),
+        (lambda *args: beam_search(*args, "e", length_penalty="1"), "length_penalty is '1', of type str, but must be"),
+        (lambda engine, enc: generate(enc, enc, "e"), "the model is .*, but must be a GPT2 or an Engine"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(engine, enc, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(engine, enc)
+
+
+def test_score_returns_the_engines_likelihoods(engine, enc):
     unlikely, successor = score(engine, enc, ["a", "b"], ["<", "a"])
     assert successor == pytest.approx([LOG_07])
     assert unlikely == pytest.approx([np.log(0.1 / 258)])
     assert score(engine, enc, "acd", "a") == [pytest.approx([np.log(0.1 / 258), np.log(0.2), LOG_07])]
 
 
-def test_beam_search(engine, enc):
+def test_beam_search_returns_the_engines_beams(engine, enc):
     best, second = beam_search(engine, enc, "a", num_beams=3, num_return=2, length=3)
     assert (best.text, best.finish_reason, best.score) == ("bcd", "length", pytest.approx(LOG_07))
     assert second.score == pytest.approx((2 * LOG_07 + np.log(0.2)) / 3)
@@ -74,12 +93,12 @@ def test_beam_search(engine, enc):
     assert (stopped.text, stopped.finish_reason) == ("b", "stop")
 
 
-def test_sample_sequence(engine):
+def test_sample_sequence_writes_the_engines_tokens(engine):
     tokens = sample_sequence(engine, length=3, context=[[5], [9]], temperature=0).numpy()
     assert tokens.tolist() == [[5, 6, 7, 8], [9, 10, 11, 12]]
 
 
-def test_perplexity(engine, enc):
+def test_perplexity_sums_the_engines_likelihoods(engine, enc):
     found = perplexity(engine, enc, "abcdd", window=4, stride=2)
     expected = -(2 * np.log(0.1 / 258) + 3 * LOG_07)  # "a" after <|endoftext|>, and "d" after "d"
     assert found["nats"] == pytest.approx(expected, rel=1e-6)

@@ -51,6 +51,10 @@ def test_an_error_gives_the_value_and_the_range(settings, message):
         ({"min_p": [0.1]}, r"min_p is \[0.1\], of type list"),
         ({"repetition_penalty": 1j}, "repetition_penalty is 1j, of type complex"),
         ({"logit_bias": {3: "1"}}, "logit_bias of 3 is '1', of type str"),
+        ({"logit_bias": [1.0]}, r"logit_bias is \[1.0\], but must map token ids to numbers"),
+        ({"stop": 5.5}, "stop is 5.5, but must be a string, a token id, or a collection of them"),
+        ({"filters": 5}, "filters is 5, but must be functions from logits to logits"),
+        ({"filters": ["top_k"]}, r"filters is \['top_k'\], but must be functions"),
     ],
 )
 def test_a_value_of_another_type_is_named_with_its_type(settings, message):

@@ -54,6 +54,7 @@ def test_parse_stops_splits_ids_from_strings(enc):
         (260, "stop is 260, but must be strings, or ids from 0 to 259"),
         ([-1], "stop is -1"),
         ([1.5], "stop is 1.5"),
+        ("a\ud800", r"the stop string 'a.ud800' has an unpaired surrogate"),
         ([None], "stop is None"),
         (["x" * 200, "é" * 100], "the stop strings have 400 bytes together, but may have at most 256"),
     ],
