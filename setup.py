@@ -13,8 +13,9 @@ plot = ["matplotlib>=3.8"]
 serving = ["tensorflow-serving-api>=2.20"]
 tensorboard = ["tensorboard>=2.18"]
 wandb = ["wandb>=0.19"]
+notebook = ["nbclient>=0.10", "ipykernel>=6"]
 test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp]
-test += [*plot, *serving, *tensorboard, *wandb]
+test += [*plot, *serving, *tensorboard, *wandb, *notebook]
 
 setup(
     name="gpt2-tf",
@@ -40,6 +41,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "cuda": ["tensorflow[and-cuda]>=2.20; platform_system == 'Linux'"],
         "tokenizers": tokenizers,
         "hf": hf,
         "keras-nlp": keras_nlp,
@@ -48,6 +50,7 @@ setup(
         "serving": serving,
         "tensorboard": tensorboard,
         "wandb": wandb,
+        "notebook": notebook,
         "test": test,
         "peers": ["transformers>=4.50", "torch>=2.5", "lm-eval[hf]>=0.4.13"],
     },

@@ -76,8 +76,8 @@ def test_metadata_of_the_wheel(wheel):
     assert metadata["Name"] == "gpt2-tf"
     assert metadata["Version"] == gpt2_tf.__version__
     assert set(metadata["Requires-Python"].split(",")) == {">=3.11", "<3.14"}
-    for_users = {"tokenizers", "hf", "keras-nlp", "lm-eval", "plot", "serving", "tensorboard", "wandb"}
-    assert set(metadata.get_all("Provides-Extra")) == {*for_users, "test", "peers"}
+    for_users = {"tokenizers", "hf", "keras-nlp", "lm-eval", "plot", "serving", "tensorboard", "wandb", "cuda"}
+    assert set(metadata.get_all("Provides-Extra")) == {*for_users, "notebook", "test", "peers"}
     needed = {line.split(">")[0] for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert needed == {
         *("tensorflow", "keras", "numpy", "ml_dtypes", "google-crc32c"),
