@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpt2_tf.files.terminal import escape_control_characters
+
 # Some network file systems cannot lock. A process that is alone there needs no lock, so it runs without.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
@@ -71,7 +73,8 @@ def _lock(lock_file: Path, target: str, otherwise: str, wait: bool) -> Iterator[
             raise BlockingIOError(
                 f"{target} is being written by another process; wait until that process ends, or {otherwise}"
             ) from None
-        print(f"waiting for another process that is writing {target}", file=sys.stderr, flush=True)
+        notice = escape_control_characters(f"waiting for another process that is writing {target}")
+        print(notice, file=sys.stderr, flush=True)
         lock.acquire()
     except OSError as error:
         if error.errno not in NO_LOCKS:

@@ -120,10 +120,10 @@ def check_file(path: Path, name: str, size: str) -> None:
             raise ValueError('it does not begin with a line model_checkpoint_path: "..."')
     elif name == "hparams.json":
         found, expected = HParams.from_json(path).to_dict(), HPARAMS[size].to_dict()
-        if differences := [
-            f"{key} {found[key]}, not {value}" for key, value in expected.items() if found[key] != value
-        ]:
-            raise ValueError(f"it is not of {size}: it has {', '.join(differences)}")
+        different = [key for key in expected if found[key] != expected[key]]
+        if different:
+            values = ", ".join(f"{key} {found[key]}, not {expected[key]}" for key in different)
+            raise ValueError(f"it is not of {size}: it has {values}")
     elif name == INDEX:
         _read_weights_size(path, size)
     elif name == META:

@@ -832,7 +832,10 @@ def test_a_server_that_drips_is_given_up(plan, server, tmp_path, monkeypatch):
 
 def test_text_from_the_server_is_escaped(server, tmp_path, capsys):
     """Otherwise the server could move the cursor, clear the screen or set the title of the user's terminal."""
-    server.plans["checkpoint"] = [lambda handler: handler.wfile.write(b"HTTP/1.1 404 \x1b[2Jgone\x07\r\n\r\n")]
+    server.plans["checkpoint"] = [lambda handler: handler.wfile.write(b"HTTP/1.1 404 \x1b[2Jgone\x07\r\n\r\n")] * 2
+    with pytest.raises(FileNotFoundError) as caught:
+        download("124M", tmp_path, server.url)
+    assert one_line(caught).isprintable()
     assert main(["124M", "--models-dir", str(tmp_path), "--base-url", server.url]) == 1
     server.plans["checkpoint"] = [lambda handler: handler.wfile.write(b"\x1b]0;title\x07 nonsense\r\n\r\n")] * 50
     assert main(["124M", "--models-dir", str(tmp_path), "--base-url", server.url]) == 1
