@@ -120,9 +120,9 @@ def check_file(path: Path, name: str, size: str) -> None:
             raise ValueError('it does not begin with a line model_checkpoint_path: "..."')
     elif name == "hparams.json":
         found, expected = HParams.from_json(path).to_dict(), HPARAMS[size].to_dict()
-        different = [key for key in expected if found[key] != expected[key]]
+        different = [key for key in found | expected if found.get(key) != expected.get(key)]
         if different:
-            values = ", ".join(f"{key} {found[key]}, not {expected[key]}" for key in different)
+            values = ", ".join(f"{key} {found.get(key)}, not {expected.get(key)}" for key in different)
             raise ValueError(f"it is not of {size}: it has {values}")
     elif name == INDEX:
         _read_weights_size(path, size)
