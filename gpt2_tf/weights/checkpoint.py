@@ -5,9 +5,9 @@ gpt-2-simple and nshepperd's fork of OpenAI's code do. The small text file `chec
 TensorFlow is not needed.
 """
 
-import contextlib
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,27 +33,52 @@ if TYPE_CHECKING:
     Values = Mapping[str, keras.Variable | tf.Tensor | np.ndarray]
 
 NAME = "model.ckpt"  # OpenAI's name of a checkpoint
-STEP_FILE = re.compile(r"(?:model|optimizer)-(\d+)\.(?:index|data-\d+-of-\d+)")
+COPY = ".copy-"  # follows the name of a copy that exists while a checkpoint is replaced
+STEP_FILE = re.compile(r"(?:model|optimizer)-(\d+)(?:\.copy-\d)?\.(?:index|data-\d+-of-\d+)")
 
 
-def latest_checkpoint(folder: str | os.PathLike) -> Path:
+def latest_checkpoint(folder: str | os.PathLike, step: int | None = None) -> Path:
     """Return the path of a folder's checkpoint without the endings of its files.
 
-    The checkpoint is the one that the file `checkpoint` names, as for `tf.train.latest_checkpoint`. Without that
-    checkpoint, `model.ckpt` is returned, whether it exists or not.
+    The checkpoint is the one that the file `checkpoint` names, as for `tf.train.latest_checkpoint`. A folder without
+    that file has `model.ckpt`, which may be missing.
+
+    Args:
+        folder: the folder of a model or of a training run.
+        step: choose `model-<step>` instead.
+
+    Raises:
+        FileNotFoundError: the named or chosen checkpoint is missing, or no checkpoint of several steps is named. The
+            error lists the checkpoints that exist.
 
     Example:
         >>> save(".", {"x": np.ones(2)}, step=1000)
         >>> latest_checkpoint(".").name
         'model-1000'
+        >>> latest_checkpoint(".", step=5)
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: model-5.index is missing; the folder has model-1000
     """
-    with contextlib.suppress(OSError):
-        named = re.match(rb'model_checkpoint_path: "([^"\n]+)"', Path(folder, "checkpoint").read_bytes())
-        # Only the last part of a path counts: the folder may have been moved since the file was written.
-        name = re.split(r"[/\\]", named[1].decode(errors="replace"))[-1] if named else ""
-        if name and Path(folder, f"{name}.index").exists():
-            return Path(folder, name)
-    return Path(folder, NAME)
+    folder = Path(folder)
+    name = _named_checkpoint(folder) if step is None else f"model-{step}"
+    if name == NAME or (name and (folder / f"{name}.index").exists()):
+        return folder / name
+    existing = _checkpoints(folder)
+    if step is not None:
+        raise FileNotFoundError(
+            f"{folder / name}.index is missing; the folder has {', '.join(existing) or 'no checkpoint'}"
+        )
+    if name is None and (NAME in existing or not existing):
+        return folder / NAME
+    problem = f"names {name}, but {name}.index is missing" if name else "names no checkpoint"
+    hint = "the folder has no other checkpoint"
+    if existing:
+        hint = (
+            f"the folder has {', '.join(existing)}; to choose one, write this line into {folder / 'checkpoint'}: "
+            f'model_checkpoint_path: "{existing[-1]}"'
+        )
+    raise FileNotFoundError(f"{folder / 'checkpoint'} {problem}; {hint}")
 
 
 def step_of(prefix: str | os.PathLike) -> int | None:
@@ -63,7 +88,7 @@ def step_of(prefix: str | os.PathLike) -> int | None:
         >>> step_of("models/run/model-1000"), step_of("models/124M/model.ckpt")
         (1000, None)
     """
-    match = re.fullmatch(r"model-(\d+)", Path(prefix).name)
+    match = re.fullmatch(rf"model-(\d+)(?:{re.escape(COPY)}\d)?", Path(prefix).name)
     return int(match[1]) if match else None
 
 
@@ -80,7 +105,7 @@ def pointer_files(name: str, step: int | None = None) -> dict[str, str]:
     return files if step is None else files | {"counter": f"{step}\n"}
 
 
-def check_parameter_count(folder: str | os.PathLike, n_params: int) -> None:
+def check_parameter_count(folder: str | os.PathLike, n_params: int, step: int | None = None) -> None:
     """Check that a model of `n_params` weights is not far larger than the folder's checkpoint.
 
     Such a model might not fit in memory, so this check comes before the model is built. Ten times as many weights
@@ -94,18 +119,21 @@ def check_parameter_count(folder: str | os.PathLike, n_params: int) -> None:
         >>> write_bundle("model.ckpt", {"x": (2,)}, [np.ones(2, np.float32)])
         >>> check_parameter_count(".", 20)
     """
-    path = Path(f"{latest_checkpoint(folder)}.index")
+    path = Path(f"{latest_checkpoint(folder, step)}.index")
     found = sum(data_sizes(read_index(path)).values()) // 4  # 4 bytes per float32
     if n_params > 10 * found:
         raise ValueError(f"hparams.json describes a model of {n_params:,} weights, but {path} lists {found:,}")
 
 
-def read_tensors(folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
+def read_tensors(
+    folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]], step: int | None = None
+) -> dict[str, LazyTensor]:
     """Return the weights of a folder's checkpoint by name. Their values are read later, by `np.asarray`.
 
     Args:
         folder: the folder of the checkpoint.
         shapes: the expected shape of each weight by name; all weights are float32.
+        step: as for `latest_checkpoint`.
 
     Raises:
         FileNotFoundError: the index or a data file is missing.
@@ -117,7 +145,7 @@ def read_tensors(folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]
         >>> np.asarray(read_tensors(".", {"x": (2,)})["x"])
         array([1., 1.], dtype=float32)
     """
-    prefix = latest_checkpoint(folder)
+    prefix = latest_checkpoint(folder, step)
     entries = read_index(f"{prefix}.index")
     if differences := _differences(entries, shapes):
         raise ValueError(f"{prefix}.index doesn't fit the hyperparameters in hparams.json: {'; '.join(differences)}")
@@ -125,12 +153,13 @@ def read_tensors(folder: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]
     return lazy_tensors(prefix, entries)
 
 
-def restore(folder: str | os.PathLike, variables: "Variables") -> None:
+def restore(folder: str | os.PathLike, variables: "Variables", step: int | None = None) -> None:
     """Assign to each variable the tensor of its name, one tensor at a time.
 
     Args:
         folder: the folder of the checkpoint.
         variables: the model's variables by OpenAI's names, as `GPT2.named_weights` returns them.
+        step: as for `latest_checkpoint`.
 
     Raises:
         FileNotFoundError: the index or a data file is missing.
@@ -140,7 +169,7 @@ def restore(folder: str | os.PathLike, variables: "Variables") -> None:
         >>> from gpt2_tf.pretrained.load import find_model_dir
         >>> restore(find_model_dir("shakespeare"), model.named_weights())
     """
-    tensors = read_tensors(folder, {name: tuple(variable.shape) for name, variable in variables.items()})
+    tensors = read_tensors(folder, {name: tuple(variable.shape) for name, variable in variables.items()}, step)
     for name, variable in variables.items():
         variable.assign(np.asarray(tensors[name]))
 
@@ -187,8 +216,8 @@ def restore_state(folder: str | os.PathLike, step: int, variables: "Variables") 
 def save(folder: str | os.PathLike, weights: "Values", step: int | None = None, state: "Values | None" = None) -> None:
     """Save weights as float32 in `model.ckpt.*`, and write the file `checkpoint`, which names them.
 
-    All files are first written to a temporary folder and then moved to their places; `checkpoint` is moved last. All
-    files are on the disk when this function returns, so that older checkpoints may be removed.
+    The file `checkpoint` names a complete checkpoint at every moment, also when the process is killed. All files are
+    on the disk when this function returns, so that older checkpoints may be removed.
 
     Args:
         folder: made if it is missing.
@@ -212,9 +241,11 @@ def save(folder: str | os.PathLike, weights: "Values", step: int | None = None, 
             _write(folder, staging / f"optimizer-{step}", state)
         for file_name, content in pointer_files(name, step).items():
             Path(staging, file_name).write_text(content)
-        # An index is moved after its data, and the file that names the checkpoint last of all.
-        paths = sorted(staging.iterdir(), key=lambda path: (path.name == "checkpoint", path.suffix == ".index"))
-        move_into_place(paths, folder)
+        if (folder / f"{name}.index").exists():
+            _place_copy(staging, folder, name)
+        move_into_place(_in_order(staging), folder)
+        for path in folder.glob(f"{name}{COPY}*"):
+            path.unlink()
 
 
 def remove_other_steps(folder: str | os.PathLike, step: int) -> None:
@@ -230,6 +261,54 @@ def remove_other_steps(folder: str | os.PathLike, step: int) -> None:
     for path in Path(folder).iterdir():
         if (match := STEP_FILE.fullmatch(path.name)) and int(match[1]) != step:
             path.unlink()
+
+
+def _named_checkpoint(folder: Path) -> str | None:
+    """Return the name in the file `checkpoint`, or None without the file or without a name in it."""
+    try:
+        match = re.match(rb'model_checkpoint_path: "([^"\n]+)"', (folder / "checkpoint").read_bytes())
+    except FileNotFoundError:
+        return None
+    # Only the last part of a path counts: the folder may have been moved since the file was written.
+    return (match and re.split(r"[/\\]", match[1].decode(errors="replace"))[-1]) or None
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """Return the names of a folder's checkpoints whose index exists, `model.ckpt` first and then by step."""
+    names = [path.stem for path in folder.glob("model*.index")]
+    return sorted(
+        (name for name in names if name == NAME or step_of(name) is not None), key=lambda name: step_of(name) or -1
+    )
+
+
+def _in_order(staging: Path) -> list[Path]:
+    """Return the files to move: an index after its data, and `checkpoint`, which names the index, last."""
+    files = (path for path in staging.iterdir() if path.is_file())
+    return sorted(files, key=lambda path: (path.name == "checkpoint", path.suffix == ".index"))
+
+
+def _place_copy(staging: Path, folder: Path, name: str) -> None:
+    """Place a copy of the new checkpoint under another name, and let the file `checkpoint` name the copy.
+
+    An old checkpoint of the same name has two or more files, which can't be replaced at once. A process that is killed
+    between two of them leaves the copy, which `checkpoint` names.
+    """
+    first, second = f"{name}{COPY}1", f"{name}{COPY}2"
+    # A process that was killed earlier may have left a copy, which must stay until the new one is complete.
+    copy_name = second if _named_checkpoint(folder) == first else first
+    copy = staging / "copy"
+    copy.mkdir()
+    for path in staging.glob(f"{name}.*"):
+        _link_or_copy(path, copy / f"{copy_name}{path.name.removeprefix(name)}")
+    (copy / "checkpoint").write_text(pointer_files(copy_name)["checkpoint"])
+    move_into_place(_in_order(copy), folder)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)  # takes no space on the disk
+    except OSError:  # the file system has no hard links
+        shutil.copyfile(source, target)
 
 
 def _differences(entries: Mapping[str, Entry], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:

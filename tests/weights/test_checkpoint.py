@@ -340,7 +340,6 @@ def test_with_a_step_the_folder_is_as_gpt_2_simple_keeps_it(saved, tmp_path):
         ('model_checkpoint_path: "model-500"\nall_model_checkpoint_paths: "model-400"\n', "model-500"),
         ('model_checkpoint_path: "/home/me/checkpoint/run1/model-500"\n', "model-500"),
         ('model_checkpoint_path: "C:\\\\run1\\\\model-500"\n', "model-500"),
-        ('model_checkpoint_path: "model-600"\n', "model.ckpt"),  # which isn't there
         ("", "model.ckpt"),
         (None, "model.ckpt"),
     ],
@@ -351,3 +350,81 @@ def test_the_latest_checkpoint_is_the_one_that_the_file_checkpoint_names(tmp_pat
     if content is not None:
         (tmp_path / "checkpoint").write_text(content)
     assert latest_checkpoint(tmp_path) == tmp_path / expected
+
+
+def test_a_named_checkpoint_that_is_missing_is_an_error_that_lists_the_others(saved, folder):
+    for step in (900, 1000, 61000):
+        saved[0].save_checkpoint(folder, step=step)
+    for path in folder.glob("model-61000.*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        GPT2.from_checkpoint(folder)
+    assert str(error.value) == (
+        f"{folder / 'checkpoint'} names model-61000, but model-61000.index is missing; the folder has model.ckpt, "
+        f"model-900, model-1000; to choose one, write this line into {folder / 'checkpoint'}: "
+        'model_checkpoint_path: "model-1000"'
+    )
+    (folder / "checkpoint").write_text('model_checkpoint_path: "model-1000"')
+    GPT2.from_checkpoint(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", bytes(50)], ids=["missing", "empty", "zeroed"])
+def test_without_a_named_checkpoint_the_steps_are_listed(saved, tmp_path, content):
+    saved[0].save_checkpoint(tmp_path, step=61000)
+    (tmp_path / "checkpoint").unlink()
+    if content is not None:
+        (tmp_path / "checkpoint").write_bytes(content)
+    with pytest.raises(FileNotFoundError, match="names no checkpoint; the folder has model-61000; to choose"):
+        GPT2.from_checkpoint(tmp_path)
+    assert latest_checkpoint(tmp_path, step=61000) == tmp_path / "model-61000"
+    with pytest.raises(FileNotFoundError, match=r"model-7\.index is missing; the folder has model-61000$"):
+        latest_checkpoint(tmp_path, step=7)
+
+
+class Stopped(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("step", [None, 1000])
+def test_a_stop_at_any_moment_of_saving_leaves_a_whole_checkpoint(tmp_path, monkeypatch, step):
+    """Two saves in a row are stopped, each at some call that changes the folder. The weights are always of one save.
+
+    A last save succeeds and leaves no other files behind.
+    """
+    calls_left = 1000
+
+    def stopping(function):
+        def wrapped(*args, **kwargs):
+            nonlocal calls_left
+            if calls_left <= 0:
+                raise Stopped
+            calls_left -= 1
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    def save(number):
+        checkpoint.save(tmp_path, {"x": np.full(50, number, np.float32)}, step=step)
+
+    def saved_numbers():
+        return set(np.asarray(checkpoint.read_tensors(tmp_path, {"x": (50,)})["x"]))
+
+    save(1)
+    files = {path.name for path in tmp_path.iterdir()}
+    for name in ("replace", "link", "unlink"):
+        monkeypatch.setattr(os, name, stopping(getattr(os, name)))
+    save(2)
+    count = 1000 - calls_left
+    assert count >= 10  # two links, three moves of the copy, three of the checkpoint, two removals
+    number = 2
+    for first in range(count):
+        for second in range(0, count, 3):
+            (before,) = saved_numbers()
+            for calls in (first, second):
+                calls_left, number = calls, number + 1
+                with pytest.raises(Stopped):
+                    save(number)
+            calls_left = 1000
+            assert saved_numbers() in ({before}, {number - 1}, {number})
+    save(0)
+    assert saved_numbers() == {0} and {path.name for path in tmp_path.iterdir()} == files
