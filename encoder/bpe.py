@@ -10,6 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from operator import index
 
 import tiktoken
@@ -40,6 +41,8 @@ class Encoder:
         special_tokens: dict, name -> id of `<|endoftext|>` and other tokens that are neither bytes nor merged.
         unused_ids: list, ids that stand for no token. A model padded to a round number of ids has some. They are named
             `<|unused50281|>` and so on, and are never generated.
+        added_tokens: dict, the special tokens that someone added to OpenAI's vocabulary, such as `<speaker1>`. They
+            are recognized in every text.
         tokens: list, the bytes of each token, by id.
         merges: dict, pair of ids -> id of the merged token; pairs that merge first come first.
 
@@ -67,6 +70,8 @@ class Encoder:
         self.n_vocab = len(ids)
         self.end_of_text = self.special_tokens[END_OF_TEXT]
         self.unused_ids = [i for name, i in self.special_tokens.items() if name == f"<|unused{i}|>"]
+        not_added = {self.end_of_text, *self.unused_ids}
+        self.added_tokens = {name: i for name, i in self.special_tokens.items() if i not in not_added}
         self.tokens = [b""] * self.n_vocab
         for token, i in ranks.items():
             self.tokens[i] = token
@@ -145,8 +150,8 @@ class Encoder:
 
         Args:
             text: any text.
-            allowed_special: the names of the special tokens to recognize in the text, or "all". All others are plain
-                text; default none, so "<|endoftext|>" is plain text.
+            allowed_special: the names of the special tokens to recognize in the text beside `added_tokens`, or "all".
+                Default none, so "<|endoftext|>" is plain text, as in OpenAI's code.
 
         Raises:
             ValueError: the vocabulary lacks a token of `allowed_special`, or has no bytes for a character.
@@ -214,7 +219,7 @@ class Encoder:
             raise ValueError(
                 f"{unknown[0]!r} is not a special token of this vocabulary; expected {', '.join(self.special_tokens)}"
             )
-        return names
+        return names | self.added_tokens.keys()
 
     def _check(self, text: str, allowed: set[str]) -> None:
         """Raise ValueError if a byte of the text has no token, as can happen with a vocabulary of single characters."""
@@ -386,4 +391,11 @@ def _special_tokens(ids: dict[str, int], ranks: dict[bytes, int], folder: str | 
         raise _damaged(path, wrong, f"{n_bytes} bytes, {len(ranks) - n_bytes} merges and {END_OF_TEXT}")
     if END_OF_TEXT not in special:
         raise _damaged(path, f"it has no {END_OF_TEXT}", f"{END_OF_TEXT} beside the bytes and the merges")
+    # Of two tokens that begin at the same place, tiktoken would take either.
+    names = sorted(special)
+    for name, following in pairwise(names):
+        if following.startswith(name):
+            raise _damaged(
+                path, f"its token {name} is the beginning of {following}", "names that tell the tokens apart"
+            )
     return special

@@ -9,6 +9,7 @@ Bytes that are not UTF-8 are read as Python's `bytes.decode("utf-8", "replace")`
 or else each invalid byte, becomes U+FFFD. `encode` does this to its input, and `decode` to its result.
 """
 
+import re
 from functools import cache
 
 import numpy as np
@@ -27,7 +28,9 @@ DEPTH = 6
 
 
 class GraphEncoder(tf.Module):
-    """An `Encoder` as TensorFlow operations and constant tables. Special tokens in the text are plain text.
+    """An `Encoder` as TensorFlow operations and constant tables.
+
+    As with `Encoder`, added tokens such as `<speaker1>` are recognized in the text, and `<|endoftext|>` is plain text.
 
     Attributes:
         tokens: string [n_vocab], the bytes of each id.
@@ -47,10 +50,13 @@ class GraphEncoder(tf.Module):
     def __init__(self, enc: Encoder):
         super().__init__()
         keys, ranks = _pair_table(enc)
+        self._added_pattern = "|".join(re.escape(name) for name in enc.added_tokens)
         ids = {token: i for i, token in enumerate(enc.tokens)}
         with tf.device(CPU):
             self.tokens = tf.constant(enc.tokens)  # string [n_vocab]
             self._classes = tf.constant(_character_classes())  # int8 [code points]
+            self._added_names = tf.constant(list(enc.added_tokens), tf.string)  # string [added]
+            self._added_ids = tf.constant(list(enc.added_tokens.values()), tf.int32)  # int32 [added]
             self._ids = tf.constant([ids[bytes([byte])] for byte in range(256)])  # int32 [256]
             self._keys = tf.constant(keys)  # int64 [pairs]
             self._ranks = tf.constant(ranks)  # int32 [3, pairs]
@@ -65,6 +71,27 @@ class GraphEncoder(tf.Module):
         Returns:
             int32 [batch, (ids)], ragged.
         """
+        with tf.device(CPU):
+            if not self._added_pattern:
+                return self._encode_plain(text)
+            text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+            # The byte 0xFF occurs in no UTF-8 text, so it can mark both ends of each added token.
+            marked = tf.raw_ops.RegexReplace(input=text, pattern=self._added_pattern, rewrite=b"\xff\\0\xff")
+            pieces = tf.strings.split(marked, sep=b"\xff")  # [batch, (pieces)]; every second piece is an added token
+            position = tf.range(tf.size(pieces.values)) - tf.cast(
+                tf.gather(pieces.row_starts(), pieces.value_rowids()), tf.int32
+            )
+            is_added = position % 2 == 1
+            plain_ids = self._encode_plain(tf.where(is_added, "", pieces.values))  # [pieces, (ids)]
+            names = tf.boolean_mask(pieces.values, is_added)
+            added = tf.gather(self._added_ids, tf.argmax(names[:, None] == self._added_names, axis=1))
+            added_ids = tf.RaggedTensor.from_row_lengths(added, tf.cast(is_added, tf.int64), validate=False)
+            ids = tf.concat([plain_ids, added_ids], axis=1)  # each row has ids in one of the two
+            splits = tf.gather(ids.row_splits, pieces.row_splits)
+            return tf.RaggedTensor.from_row_splits(ids.values, splits, validate=False)
+
+    def _encode_plain(self, text: tf.Tensor) -> tf.RaggedTensor:
+        """Return the token ids of texts without added tokens: string [batch] -> int32 [batch, (ids)]."""
         with tf.device(CPU):
             points = tf.strings.unicode_decode(text, "UTF-8", errors="replace")  # [batch, (characters)]
             starts = self._match_starts(points)
