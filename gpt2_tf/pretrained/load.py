@@ -56,14 +56,8 @@ def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> 
     from gpt2_tf.model import GPT2  # imported late, because `find_model_dir` does not need TensorFlow
 
     folder = find_model_dir(model, models_dir)
-    if huggingface.is_huggingface_folder(folder):
-        # The weights' header is checked before the encoder is made, because config.json alone could claim any size.
-        huggingface.read_tensors(folder, huggingface.read_hparams(folder))
-        enc = _read_encoder(folder)
-        gpt2 = GPT2.from_pretrained(folder)
-    else:
-        enc = _read_encoder(folder)
-        gpt2 = GPT2.from_checkpoint(folder)
+    enc = _read_encoder(folder)
+    gpt2 = GPT2.from_pretrained(folder) if huggingface.is_huggingface_folder(folder) else GPT2.from_checkpoint(folder)
     if enc.n_vocab != gpt2.hparams.n_vocab:
         raise ValueError(
             f"{folder}: encoder.json has {enc.n_vocab} tokens, but hparams.json says n_vocab {gpt2.hparams.n_vocab}"
@@ -202,7 +196,11 @@ def sha256(content: bytes) -> str:
 
 def _read_encoder(folder: Path) -> Encoder:
     if huggingface.is_huggingface_folder(folder):
-        return hf_tokenizer.read_encoder(folder, huggingface.read_hparams(folder).n_vocab)
+        hparams = huggingface.read_hparams(folder)
+        if huggingface.has_weights(folder):
+            # config.json alone could claim any size, so the sizes are checked against the weights first.
+            huggingface.read_tensors(folder, hparams)
+        return hf_tokenizer.read_encoder(folder, hparams.n_vocab)
     return Encoder.from_folder(folder)
 
 
@@ -231,7 +229,7 @@ def _suggestion(model: str) -> str:
 
 
 def _describe_safetensors(folder: Path, hparams: HParams) -> str:
-    if not any((folder / name).exists() for name in huggingface.WEIGHTS):
+    if not huggingface.has_weights(folder):
         return f"no {huggingface.WEIGHTS[0]} in {folder}"
     tensors = huggingface.read_tensors(folder, hparams).values()
     files = sorted({tensor.path.name for tensor in tensors})

@@ -98,7 +98,7 @@ def download_snapshot(name: str, revision: str | None = None, weights: bool = Tr
         ) from None
     except Exception as error:  # the type depends on the library's version: its own, of requests or of httpx
         raise OSError(f"{name!r} can't be downloaded from the hub: {' '.join(str(error).split())}") from error
-    if weights and not any(Path(folder, file).exists() for file in WEIGHTS):
+    if weights and not has_weights(folder):
         raise _no_weights(name)
     return Path(folder)
 
@@ -111,6 +111,16 @@ def is_huggingface_folder(folder: str | os.PathLike) -> bool:
         False
     """
     return Path(folder, "config.json").exists() and not Path(folder, "hparams.json").exists()
+
+
+def has_weights(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds safetensors.
+
+    Example:
+        >>> has_weights(".")
+        False
+    """
+    return any(Path(folder, name).exists() for name in WEIGHTS)
 
 
 def read_hparams(folder: str | os.PathLike) -> HParams:

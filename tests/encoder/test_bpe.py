@@ -302,6 +302,7 @@ def test_encoder_json_decides_the_ids():
     encoder = Encoder(encoder_json, files_of(SMALL)[1])
     assert (encoder.end_of_text, encoder.n_vocab) == (0, 256 + len(SMALL) + 2)
     assert encoder.special_tokens == {EOT: 0, "<|pad|>": encoder.n_vocab - 1}
+    assert encoder.added_tokens == {"<|pad|>": encoder.n_vocab - 1}
     string = "hello hello\n\n12é\x00"
     assert encoder.encode(string) == Reference(encoder_json, files_of(SMALL)[1]).encode(string)
     assert encoder.decode(range(encoder.n_vocab)).startswith(EOT)
@@ -319,6 +320,31 @@ def test_end_of_text_is_plain_text_unless_allowed(small):
         assert small.encode(string, allowed_special=allowed) == [*hello, small.end_of_text, *twelve]
     assert small.end_of_text == 256 + len(SMALL)
     assert small.decode([small.end_of_text]) == EOT
+
+
+def with_tokens(*names: str) -> Encoder:
+    """The vocabulary `small` with more tokens behind `<|endoftext|>`."""
+    encoder_json, vocab_bpe = files_of(SMALL)
+    ids = json.loads(encoder_json)
+    return Encoder(json.dumps(ids | {name: len(ids) + n for n, name in enumerate(names)}).encode(), vocab_bpe)
+
+
+def test_added_tokens_are_recognized_and_names_of_unused_ids_are_plain_text(small):
+    encoder = with_tokens("<speaker1>", "[PAD]", "<|unused300|>")
+    first = small.n_vocab
+    assert encoder.added_tokens == {"<speaker1>": first, "[PAD]": first + 1}
+    string = f"<speaker1>hello[PAD][PAD]<|unused300|>{EOT}"
+    plain = small.encode(f"<|unused300|>{EOT}")
+    assert encoder.encode(string) == [first, *small.encode("hello"), first + 1, first + 1, *plain]
+    assert encoder.encode_batch([string]) == [encoder.encode(string)]
+    assert encoder.encode(string, allowed_special=EOT)[-1] == small.end_of_text
+    assert encoder.decode(encoder.encode(string)) == string
+
+
+def test_a_token_that_begins_another_is_an_error():
+    """Both would match at the same place of a text."""
+    with pytest.raises(ValueError, match="its token <a> begins <a>b>; expected no token that begins another"):
+        with_tokens("<a>", "<b>", "<a>b>")
 
 
 def test_unknown_special_token_is_an_error(small):

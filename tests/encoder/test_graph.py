@@ -127,6 +127,23 @@ def generated(n: int, tokens: list[bytes], seed: int) -> list[bytes]:
     return texts
 
 
+ADDED = ["<speaker1>", "[PAD]", "<a.*b|c>"]
+
+
+def test_added_tokens_are_recognized_as_by_the_encoder():
+    encoder = vocabulary([("h", "i")], last=(EOT, *ADDED, "<|unused300|>"))
+    rng = random.Random(0)
+    pieces = [*ADDED, *ADDED, EOT, "<|unused300|>", "hi", " ", "\n", "é", "<", ">", "x'll", "12", "色", "\ufffd"]
+    texts = ["", *ADDED, "".join(ADDED)] + ["".join(rng.choices(pieces, k=rng.randrange(12))) for _ in range(200)]
+    expected = [encoder.encode(text) for text in texts]
+    assert any(encoder.added_tokens["[PAD]"] in ids for ids in expected)
+    assert GraphEncoder(encoder).encode(tf.constant(texts)).to_list() == expected
+    broken = b"\xff[PAD]\xff<speaker1>\xc3"
+    assert GraphEncoder(encoder).encode(tf.constant([broken])).to_list() == [
+        encoder.encode(broken.decode("utf-8", "replace"))
+    ]
+
+
 def test_ids_equal_the_encoder_on_generated_texts(both):
     both.check(generated(4000, both.enc.tokens, seed=0))
 
