@@ -106,8 +106,7 @@ def _open_source(folder: Path) -> Source:
     elif form == "hf":
         hparams = huggingface.read_hparams(folder)
         tensors = huggingface.read_tensors(folder, hparams)
-        has_tokenizer = _any_exists(folder, (*hf_tokenizer.VOCABULARY, "tokenizer.json"))
-        enc = hf_tokenizer.read_encoder(folder, hparams.n_vocab) if has_tokenizer else None
+        enc = hf_tokenizer.read_encoder(folder, hparams.n_vocab) if hf_tokenizer.has_tokenizer(folder) else None
         source = Source(form, hparams, lambda name: np.asarray(tensors[name]), enc)
     else:
         hparams = HParams.from_json(folder / "hparams.json")

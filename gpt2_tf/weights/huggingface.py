@@ -42,6 +42,22 @@ BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, wh
 WEIGHT_NAMES = {"g": "weight", "b": "bias", "w": "weight", "wte": "wte.weight", "wpe": "wpe.weight"}
 
 
+def check_files(folder: str | os.PathLike) -> None:
+    """Check that a folder has weights. The error says in one line whether it lacks a tokenizer too.
+
+    Raises:
+        FileNotFoundError: the folder has no safetensors.
+
+    Example:
+        >>> check_files(".")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: '.' has no model.safetensors, and pickles (pytorch_model.bin) are never read: ...
+    """
+    if not has_weights(folder):
+        raise _no_weights(folder)
+
+
 def find_folder(model: str | os.PathLike, revision: str | None = None) -> Path:
     """Return the folder of a model: `model` itself if it is a folder, else the downloaded model of that name.
 
@@ -270,10 +286,18 @@ def _stored_tensors(folder: Path) -> dict[str, LazyTensor]:
 
 
 def _no_weights(model: str | os.PathLike) -> FileNotFoundError:
+    """Return the error for a model without safetensors, with a command that makes them from a pickle."""
+    classes, tokenizer_hint = "AutoTokenizer, GPT2LMHeadModel", ""
+    if os.path.isdir(model) and not hf_tokenizer.has_tokenizer(model):
+        classes = "GPT2LMHeadModel,"
+        tokenizer_hint = (
+            f"; it has no tokenizer either: copy {hf_tokenizer.EXPECTED} of the model that was fine-tuned into FOLDER"
+        )
+    imported = classes.rstrip(",")
     return FileNotFoundError(
-        f"{str(model)!r} has no model.safetensors, and pickles (pytorch_model.bin) are never read: they can run code. "
-        'To convert a pickle that you trust: python -c "from transformers import GPT2LMHeadModel as M; '
-        f"M.from_pretrained({str(model)!r}).save_pretrained('FOLDER')\""
+        f"{str(model)!r} has no model.safetensors, and pickles (pytorch_model.bin) are never read: they can run code"
+        f'{tokenizer_hint}. To convert a pickle that you trust: python -c "from transformers import {imported}; '
+        f"[c.from_pretrained({str(model)!r}).save_pretrained('FOLDER') for c in ({classes})]\""
     )
 
 

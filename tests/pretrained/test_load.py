@@ -216,6 +216,34 @@ def test_the_fingerprint_of_a_hugging_face_folder_changes_with_each_file(tiny_fo
     assert fingerprint(folder) != before
 
 
+@pytest.mark.parametrize("name", ["a [b] {c}", "[ab]*?", "~ %s ä"])
+def test_models_are_saved_loaded_and_converted_in_a_folder_of_any_name(tiny_folder, tmp_path, name):
+    """TensorFlow's own operations take the characters `[ ] * ?` in a path for a pattern."""
+    model, _ = load(tiny_folder)
+    folder = tmp_path / name / "model"
+    model.save_checkpoint(folder, step=7)
+    for file in VOCABULARY:
+        shutil.copy(tiny_folder / file, folder)
+    converted = convert(convert(folder, tmp_path / name / "hf", to="hf"), tmp_path / name / "openai", to="openai")
+    for path in (folder, tmp_path / name / "hf", converted):
+        loaded, _ = load(path)
+        for old, new in zip(model.weights, loaded.weights, strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
+def test_a_step_is_chosen(tiny_folder, tmp_path):
+    model, _ = load(tiny_folder)
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "run"))
+    model.wte.assign(model.wte + 1)
+    model.save_checkpoint(folder, step=1)
+    model.wte.assign(model.wte + 1)
+    model.save_checkpoint(folder, step=2)
+    np.testing.assert_array_equal(load(folder)[0].wte, model.wte)
+    np.testing.assert_array_equal(load(folder, step=1)[0].wte + 1, model.wte)
+    with pytest.raises(FileNotFoundError, match=r"model-3\.index is missing; the folder has model\.ckpt, model-1"):
+        load(folder, step=3)
+
+
 def test_the_fingerprint_ignores_other_files_and_the_folders_name(copy, tiny_folder):
     (copy / "notes.txt").write_text("mine")
     assert fingerprint(copy) == fingerprint(tiny_folder)

