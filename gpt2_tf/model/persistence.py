@@ -22,12 +22,15 @@ class Persistence:
     """The part of `GPT2` that reads and writes files."""
 
     @classmethod
-    def from_checkpoint(cls, folder: str | os.PathLike, *, dropout: float = 0, **kwargs) -> "GPT2":
+    def from_checkpoint(
+        cls, folder: str | os.PathLike, *, dropout: float = 0, step: int | None = None, **kwargs
+    ) -> "GPT2":
         """Load a model from a folder of OpenAI's files: `hparams.json` and `model.ckpt.*`.
 
         Args:
             folder: the folder.
             dropout: share of values that training sets to zero, in [0, 1); 0 by default.
+            step: load `model-STEP.*`; by default, the checkpoint that the file `checkpoint` names.
             kwargs: `remat`, `lora_rank`, `dtype` and other arguments of `GPT2`.
 
         Raises:
@@ -42,9 +45,9 @@ class Persistence:
             True
         """
         hparams = replace(HParams.from_json(Path(folder, "hparams.json")), dropout=dropout)
-        checkpoint.check_parameter_count(folder, hparams.n_params)
+        checkpoint.check_parameter_count(folder, hparams.n_params, step)
         model = cls(hparams, w_init_stdev=None, **kwargs)
-        checkpoint.restore(folder, model.named_weights())
+        checkpoint.restore(folder, model.named_weights(), step)
         return model
 
     def save_checkpoint(self, folder: str | os.PathLike, step: int | None = None) -> None:
