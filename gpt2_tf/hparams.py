@@ -194,7 +194,7 @@ class HParams:
             32
         """
         fields = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(map(str, values.keys() - fields))
+        unknown = sorted(key if str(key).isprintable() else repr(key) for key in values.keys() - fields)
         missing = sorted(fields - {"dropout"} - values.keys())
         wrong = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
         if wrong:
