@@ -330,11 +330,12 @@ def with_tokens(*names: str) -> Encoder:
 
 
 def test_added_tokens_are_recognized_and_names_of_unused_ids_are_plain_text(small):
-    encoder = with_tokens("<speaker1>", "[PAD]", "<|unused300|>")
     first = small.n_vocab
+    unused = f"<|unused{first + 2}|>"
+    encoder = with_tokens("<speaker1>", "[PAD]", unused)
     assert encoder.added_tokens == {"<speaker1>": first, "[PAD]": first + 1}
-    string = f"<speaker1>hello[PAD][PAD]<|unused300|>{EOT}"
-    plain = small.encode(f"<|unused300|>{EOT}")
+    string = f"<speaker1>hello[PAD][PAD]{unused}{EOT}"
+    plain = small.encode(unused + EOT)
     assert encoder.encode(string) == [first, *small.encode("hello"), first + 1, first + 1, *plain]
     assert encoder.encode_batch([string]) == [encoder.encode(string)]
     assert encoder.encode(string, allowed_special=EOT)[-1] == small.end_of_text
