@@ -192,7 +192,9 @@ def _staging_folder(folder: Path, target: Path) -> Iterator[Path]:
             staging.mkdir()
             yield staging
         finally:
-            lock.release()  # first, because Windows removes no file that is open
+            # The lock file goes last: a folder without it would never be taken for an abandoned one.
+            shutil.rmtree(temporary / "files", ignore_errors=True)
+            lock.release()  # before its file, because Windows removes no file that is open
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         shown = _final_path(error, folder, target)
