@@ -395,7 +395,5 @@ def _special_tokens(ids: dict[str, int], ranks: dict[bytes, int], folder: str | 
     names = sorted(special)
     for name, following in pairwise(names):
         if following.startswith(name):
-            raise _damaged(
-                path, f"its token {name} is the beginning of {following}", "names that tell the tokens apart"
-            )
+            raise _damaged(path, f"its token {name} begins {following}", "no token that begins another")
     return special

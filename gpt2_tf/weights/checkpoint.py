@@ -52,13 +52,13 @@ def latest_checkpoint(folder: str | os.PathLike, step: int | None = None) -> Pat
             error lists the checkpoints that exist.
 
     Example:
-        >>> save(".", {"x": np.ones(2)}, step=1000)
-        >>> latest_checkpoint(".").name
+        >>> save("latest", {"x": np.ones(2)}, step=1000)
+        >>> latest_checkpoint("latest").name
         'model-1000'
-        >>> latest_checkpoint(".", step=5)
+        >>> latest_checkpoint("latest", step=5)
         Traceback (most recent call last):
             ...
-        FileNotFoundError: model-5.index is missing; the folder has model-1000
+        FileNotFoundError: latest/model-5.index is missing; the folder has model-1000
     """
     folder = Path(folder)
     name = _named_checkpoint(folder) if step is None else f"model-{step}"

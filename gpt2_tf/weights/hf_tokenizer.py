@@ -41,7 +41,7 @@ def has_tokenizer(folder: str | os.PathLike) -> bool:
     """Whether a folder holds a tokenizer, or at least one file of it.
 
     Example:
-        >>> has_tokenizer(".")
+        >>> has_tokenizer("elsewhere")
         False
     """
     return any(Path(folder, name).exists() for name in (*TOKENIZER, *VOCABULARY))

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -175,7 +176,7 @@ def test_a_data_file_of_another_size_is_an_error_with_both_sizes(folder, change)
 @pytest.mark.parametrize("name", ["hparams.json", "model.ckpt.index", "model.ckpt.data-00000-of-00001"])
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} is missing; it "):
+    with pytest.raises(FileNotFoundError, match=rf"{re.escape(name)} is missing; "):
         GPT2.from_checkpoint(folder)
 
 
@@ -195,14 +196,15 @@ def test_a_failed_save_leaves_the_old_files(saved, folder, file_size_limit):
 
 
 def test_files_are_moved_after_the_files_that_they_name(saved, folder, monkeypatch):
-    """The data is moved before its index, and `checkpoint` last, so a kill leaves no name without its files."""
+    """Data comes before its index, and `checkpoint` last. A copy comes first, while the old files are replaced."""
     moved = []
     replace = os.replace
     monkeypatch.setattr(
         os, "replace", lambda source, target: (moved.append(Path(target).name), replace(source, target))
     )
     saved[0].save_checkpoint(folder)
-    assert moved == ["model.ckpt.data-00000-of-00001", "model.ckpt.index", "checkpoint", "hparams.json"]
+    copy = ["model.ckpt.copy-1.data-00000-of-00001", "model.ckpt.copy-1.index", "checkpoint"]
+    assert moved == [*copy, "model.ckpt.data-00000-of-00001", "model.ckpt.index", "checkpoint", "hparams.json"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux what a descriptor is of")
