@@ -145,7 +145,7 @@ def remove_abandoned(folder: str | os.PathLike) -> None:
             lock.acquire(timeout=0)
         except OSError:  # such as filelock's Timeout: the process lives
             continue
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary / "files", ignore_errors=True)
         lock.release()
         shutil.rmtree(temporary, ignore_errors=True)  # Windows removes the lock file only after its release
 
