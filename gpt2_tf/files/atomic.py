@@ -129,10 +129,10 @@ def remove_abandoned(folder: str | os.PathLike) -> None:
         folder: where the temporary folders are; its subfolders are not searched. It may be missing.
 
     Example:
-        >>> os.makedirs("run/.part-1f")
-        >>> Path("run/.part-1f/lock").touch()  # as a killed process leaves it
-        >>> remove_abandoned("run")
-        >>> os.listdir("run")
+        >>> os.makedirs("killed/.part-1f")
+        >>> Path("killed/.part-1f/lock").touch()  # as a killed process leaves it
+        >>> remove_abandoned("killed")
+        >>> os.listdir("killed")
         []
     """
     import filelock
