@@ -7,6 +7,7 @@ is locked while its process lives. The next write into the same folder removes t
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from gpt2_tf.files.lock import NO_LOCKS
 
 PREFIX = ".part-"
+TEMPORARY_NAME = re.compile(r"\.part-[0-9a-f]{16}")
 # Python's errors of a full or broken disk carry no file name.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -129,8 +131,8 @@ def remove_abandoned(folder: str | os.PathLike) -> None:
         folder: where the temporary folders are; its subfolders are not searched. It may be missing.
 
     Example:
-        >>> os.makedirs("killed/.part-1f")
-        >>> Path("killed/.part-1f/lock").touch()  # as a killed process leaves it
+        >>> os.makedirs("killed/.part-0123456789abcdef")
+        >>> Path("killed/.part-0123456789abcdef/lock").touch()  # as a killed process leaves it
         >>> remove_abandoned("killed")
         >>> os.listdir("killed")
         []
@@ -138,8 +140,14 @@ def remove_abandoned(folder: str | os.PathLike) -> None:
     import filelock
 
     for temporary in Path(folder).glob(f"{PREFIX}*"):
-        if not (temporary / "lock").exists():
+        if not TEMPORARY_NAME.fullmatch(temporary.name):
             continue  # not made by this module
+        if not (temporary / "lock").exists():
+            # A process was killed before it made the lock file, or after it removed all files. A process that is about
+            # to make the lock file makes another folder instead.
+            with contextlib.suppress(OSError):  # not empty
+                temporary.rmdir()
+            continue
         lock = filelock.FileLock(temporary / "lock")
         try:
             lock.acquire(timeout=0)

@@ -1,8 +1,10 @@
 """Atomic writes: complete or not at all, the errors' names, and what a kill leaves."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -123,9 +125,34 @@ def test_the_next_write_removes_what_a_kill_left_but_nothing_of_a_living_process
     mine.mkdir()
     killed.kill()
     killed.communicate()
-    assert len(list(tmp_path.glob(".part-*"))) == 3
+    (tmp_path / ".part-0123456789abcdef").mkdir()  # killed before it had a lock file
+    assert len(list(tmp_path.glob(".part-*"))) == 4
     atomic_write(tmp_path / "other", b"")
     assert len(list(tmp_path.glob(".part-*"))) == 2
     living.communicate("")
     assert living.returncode == 0 and (tmp_path / "out").read_bytes() == b"half"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".part-of-my-own", "other", "out"]
+
+
+WRITE = """
+import sys
+from gpt2_tf.files.atomic import atomic_write
+print("ready", flush=True)
+for number in range(10**6):
+    atomic_write(sys.argv[1], bytes([number % 256]) * 100_000)
+"""
+
+
+def test_kills_at_any_moment_leave_a_complete_file_and_nothing_that_stays(tmp_path):
+    rng = random.Random(0)
+    for _ in range(12):
+        process = subprocess.Popen([sys.executable, "-c", WRITE, str(tmp_path / "out")], stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(rng.random() * 0.2)
+        process.kill()
+        process.communicate()
+        if (tmp_path / "out").exists():
+            content = (tmp_path / "out").read_bytes()
+            assert len(content) == 100_000 and len(set(content)) == 1
+        atomic_write(tmp_path / "other", b"")
+        assert {path.name for path in tmp_path.iterdir()} <= {"out", "other"}

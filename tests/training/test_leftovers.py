@@ -14,7 +14,7 @@ def test_a_resumed_run_removes_the_temporary_folders_of_a_killed_one(tmp_path):
     run_training([text], out, **settings, steps=1)
     before = sorted(path for path in out.rglob("*"))
     for folder in (out, out / "best", out / "data", out / "adapters"):
-        temporary = folder / ".part-0123"
+        temporary = folder / ".part-0123456789abcdef"
         (temporary / "files").mkdir(parents=True)
         (temporary / "files" / "model-9.index").touch()
         (temporary / "lock").touch()
