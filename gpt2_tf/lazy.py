@@ -22,7 +22,7 @@ class Package(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         backend = os.environ.get("KERAS_BACKEND")
         # Keras's own error would only say that jax cannot be imported. If Keras is imported already, its backend is
-        # checked by `gpt2_tf.model.gpt2`.
+        # checked by `gpt2_tf.model.backend`.
         if backend != "tensorflow" and "keras" not in sys.modules and name not in WITHOUT_TENSORFLOW:
             raise ImportError(f"gpt2_tf needs Keras on TensorFlow: KERAS_BACKEND is {backend!r}, set it to tensorflow")
         module, _, attribute = homes[name].partition(":")

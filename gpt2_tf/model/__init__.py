@@ -7,6 +7,7 @@
     training_step   compile, and a step of `fit` and `evaluate`
     lora            adapters beside frozen weights
     persistence     OpenAI's, Hugging Face's and Keras's files
+    backend         the check that Keras computes with TensorFlow
     summary         the table of `model.summary()`
     traces          traced graphs of a model
     distribute      several devices or machines

@@ -11,18 +11,12 @@ import keras
 import tensorflow as tf
 
 from gpt2_tf.hparams import HParams
-from gpt2_tf.model import distribute, kv_cache, ops
+from gpt2_tf.model import backend, distribute, kv_cache, ops  # noqa: F401 - `backend` checks Keras
 from gpt2_tf.model.lora import Adapters, low_rank
 from gpt2_tf.model.persistence import Persistence
 from gpt2_tf.model.summary import Summary
 from gpt2_tf.model.traces import Traces
 from gpt2_tf.model.training_step import TrainingStep
-
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(
-        f"gpt2_tf needs Keras on TensorFlow, but its backend here is {keras.backend.backend()!r}; "
-        "set the environment variable KERAS_BACKEND=tensorflow before Keras is imported"
-    )
 
 
 def normal(stdev: float | None) -> keras.initializers.Initializer | Callable | str:
