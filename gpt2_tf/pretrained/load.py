@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder import Encoder
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.hparams import OLDER_NAMES, SIZES, HParams, canonical_size
 from gpt2_tf.pretrained import download
 from gpt2_tf.weights import hf_tokenizer, huggingface
@@ -199,7 +200,7 @@ def fingerprint(folder: str | os.PathLike) -> str:
         paths = [*(Path(folder, name) for name in ("hparams.json", *VOCABULARY)), Path(index)]
     hashes = []
     for path in paths:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             hashes.append(hashlib.file_digest(file, "sha256").digest())
     return sha256(b"".join(hashes))
 

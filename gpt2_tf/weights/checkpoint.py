@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2_tf.files.atomic import move_into_place, staging_folder
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.weights.lazy_tensor import LazyTensor
 from gpt2_tf.weights.tensor_bundle import (
     Entry,
@@ -266,7 +267,8 @@ def remove_other_steps(folder: str | os.PathLike, step: int) -> None:
 def _named_checkpoint(folder: Path) -> str | None:
     """Return the name in the file `checkpoint`, or None without the file or without a name in it."""
     try:
-        match = re.match(rb'model_checkpoint_path: "([^"\n]+)"', (folder / "checkpoint").read_bytes())
+        with open_regular(folder / "checkpoint") as file:
+            match = re.match(rb'model_checkpoint_path: "([^"\n]+)"', file.read())
     except FileNotFoundError:
         return None
     # Only the last part of a path counts: the folder may have been moved since the file was written.

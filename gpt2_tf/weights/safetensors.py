@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.weights.lazy_tensor import LazyTensor
 
 MAX_HEADER = 100_000_000  # bytes; the limit of Hugging Face's library
@@ -51,7 +52,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, LazyTensor]:
         array([1., 1.], dtype=float32)
     """
     path = Path(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
         length = int.from_bytes(file.read(8), "little")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import google_crc32c
 import numpy as np
 
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.weights.lazy_tensor import LazyTensor
 from gpt2_tf.weights.leveldb_table import encode_table, mask_crc, read_table, unmask_crc
 from gpt2_tf.weights.protobuf import decode_fields, encode_field
@@ -83,7 +84,7 @@ def read_index(path: str | os.PathLike) -> dict[str, Entry]:
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"{os.fspath(path)} is missing; it lists the weights and comes with them")
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         try:
             return _decode_index(read_table(file))
         except ValueError as error:
@@ -125,7 +126,7 @@ def check_data_files(prefix: str | os.PathLike, entries: Mapping[str, Entry]) ->
     for shard, path in data_paths(prefix, sizes).items():
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; it holds the weights that {prefix}.index lists")
-        with open(path, "rb") as file:  # opened, so that a file without read permission is not called damaged
+        with open_regular(path) as file:  # opened, so that a file without read permission is not called damaged
             size = file.seek(0, os.SEEK_END)
         if size != sizes[shard]:
             raise ValueError(
@@ -170,7 +171,7 @@ def damaged_tensors(path: str | os.PathLike, entries: Mapping[str, Entry], shard
         []
     """
     names = []
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         for name, entry in entries.items():
             if entry.shard != shard or entry.dtype == "string":
                 continue
