@@ -88,7 +88,7 @@ def test_another_kind_of_file_is_refused(tmp_path, content):
 
 
 def test_a_changed_header_never_gives_a_tensor_the_bytes_of_another(tmp_path):
-    """2,000 headers with one to three changed bytes: an error, or every tensor with its own values.
+    """2,000 headers with one to three changed bytes or a moved tensor: an error, or every tensor with its own values.
 
     A changed name may pass here, and so may two names that are swapped; `huggingface.read_tensors` checks the names.
     """
@@ -99,10 +99,18 @@ def test_a_changed_header_never_gives_a_tensor_the_bytes_of_another(tmp_path):
     length = int.from_bytes(content[:8], "little")
     rng = random.Random(0)
     accepted = 0
-    for _ in range(2000):
-        changed = bytearray(content)
-        for _ in range(rng.randint(1, 3)):
-            changed[rng.randrange(8 + length)] = rng.choice(b'0123456789"[]{},:abwhFI')
+    for number in range(2000):
+        if number % 2:
+            changed = bytearray(content)
+            for _ in range(rng.randint(1, 3)):
+                changed[rng.randrange(8 + length)] = rng.choice(b'0123456789"[]{},:abwhFI')
+        else:  # a tensor gets the place of another, or a place between two others
+            header = json.loads(content[8 : 8 + length])
+            name, other = rng.sample(sorted(arrays), 2)
+            begin, _ = header[other]["data_offsets"]
+            begin = max(0, begin + rng.choice([-8, 0, 8]))
+            header[name]["data_offsets"] = [begin, begin + 24]
+            changed = safetensors_file(header, 0) + content[8 + length :]
         path.write_bytes(changed)
         try:
             tensors = safetensors.read_tensors(path)
