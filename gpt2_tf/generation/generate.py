@@ -70,7 +70,7 @@ def generate(
             functions again.
 
     Raises:
-        TypeError: a setting that must be a number has another type, or there is no such setting.
+        TypeError: a setting that must be a number has another type, or a setting does not exist.
         ValueError: an argument outside its range, an empty prompt, or more tokens than the model's window.
 
     Example:

@@ -22,7 +22,7 @@ class TensorFlowEngine:
     Compiled functions are kept with the model, so making an engine again and again costs nothing.
 
     Raises:
-        TypeError: the model is no GPT2.
+        TypeError: the model is not a GPT2.
 
     Example:
         >>> from gpt2_tf import generate
