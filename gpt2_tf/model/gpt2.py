@@ -4,7 +4,7 @@ Layers and weights have OpenAI's names. Keras joins the names of nested `build` 
 `model/h0/attn/c_attn/w`, so the tensors of OpenAI's checkpoints are found by their path, without a table of names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 
 import keras
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import backend, distribute, kv_cache, ops  # noqa: F401 - `backend` checks Keras
-from gpt2_tf.model.lora import Adapters, low_rank
+from gpt2_tf.model.lora import DEFAULT_TARGETS, Adapters, layer_ranks, low_rank
 from gpt2_tf.model.persistence import Persistence
 from gpt2_tf.model.summary import Summary
 from gpt2_tf.model.traces import Traces
@@ -108,12 +108,13 @@ class Conv1D(keras.layers.Layer):
 class Attention(keras.layers.Layer):
     """Masked multi-head self-attention over cached and new tokens."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_rank: int | None = None, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_ranks: Mapping[str, int], **kwargs):
         super().__init__(**kwargs)
         self.n_head = hparams.n_head
         c_proj_stdev = w_init_stdev and w_init_stdev / sqrt(2 * hparams.n_layer)
-        self.c_attn = Conv1D(3 * hparams.n_embd, w_init_stdev, lora_rank, name="c_attn", dtype=self.dtype_policy)
-        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, lora_rank, name="c_proj", dtype=self.dtype_policy)
+        rank, proj_rank = lora_ranks.get("c_attn"), lora_ranks.get("c_proj")
+        self.c_attn = Conv1D(3 * hparams.n_embd, w_init_stdev, rank, name="c_attn", dtype=self.dtype_policy)
+        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, proj_rank, name="c_proj", dtype=self.dtype_policy)
         self.dropout = hparams.dropout
 
     def build(self, input_shape):
@@ -138,12 +139,13 @@ class Attention(keras.layers.Layer):
 class MLP(keras.layers.Layer):
     """Two dense layers with a GELU between them; the inner width is 4 n_embd."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_rank: int | None = None, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_ranks: Mapping[str, int], **kwargs):
         super().__init__(**kwargs)
         self.n_state = 4 * hparams.n_embd
         c_proj_stdev = w_init_stdev and w_init_stdev / sqrt(2 * hparams.n_layer)
-        self.c_fc = Conv1D(self.n_state, w_init_stdev, name="c_fc", dtype=self.dtype_policy)
-        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, lora_rank, name="c_proj", dtype=self.dtype_policy)
+        rank, proj_rank = lora_ranks.get("c_fc"), lora_ranks.get("c_proj")
+        self.c_fc = Conv1D(self.n_state, w_init_stdev, rank, name="c_fc", dtype=self.dtype_policy)
+        self.c_proj = Conv1D(hparams.n_embd, c_proj_stdev, proj_rank, name="c_proj", dtype=self.dtype_policy)
         self.dropout = hparams.dropout
 
     def build(self, input_shape):
@@ -158,13 +160,13 @@ class MLP(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """One transformer block: attention and MLP, each with a normalised input and a residual connection."""
 
-    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_rank: int | None = None, **kwargs):
+    def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_ranks: Mapping[str, int], **kwargs):
         super().__init__(**kwargs)
         # Under mixed precision, the norms compute in float32, the dtype of their variables.
         self.ln_1 = Norm(name="ln_1", dtype=self.variable_dtype)
-        self.attn = Attention(hparams, w_init_stdev, lora_rank, name="attn", dtype=self.dtype_policy)
+        self.attn = Attention(hparams, w_init_stdev, lora_ranks, name="attn", dtype=self.dtype_policy)
         self.ln_2 = Norm(name="ln_2", dtype=self.variable_dtype)
-        self.mlp = MLP(hparams, w_init_stdev, lora_rank, name="mlp", dtype=self.dtype_policy)
+        self.mlp = MLP(hparams, w_init_stdev, lora_ranks, name="mlp", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         for layer in (self.ln_1, self.attn, self.ln_2, self.mlp):
@@ -201,7 +203,9 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
             weights that are loaded afterwards.
         remat: recompute each block's activations for its gradient instead of keeping them: less memory, more time.
         lora_rank: None (the default) trains all weights. A number freezes them and trains adapters of that rank beside
-            `c_attn` and both `c_proj` of each block (LoRA, Hu et al., 2021; alpha equals the rank).
+            them (LoRA, Hu et al., 2021; alpha equals the rank).
+        lora_targets: names of the dense layers that have adapters: "c_attn", "c_fc" and "c_proj". By default, `c_attn`
+            and both `c_proj` of each block.
         name: the name of the Keras model.
         kwargs: arguments of `keras.Model`, such as `dtype="mixed_bfloat16"`.
 
@@ -232,6 +236,7 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
         w_init_stdev: float | None = 0.02,
         remat: bool = False,
         lora_rank: int | None = None,
+        lora_targets: Sequence[str] = DEFAULT_TARGETS,
         name: str = "model",
         **kwargs,
     ):
@@ -244,10 +249,11 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
         self.w_init_stdev = w_init_stdev
         self.remat = remat
         self.lora_rank = lora_rank
+        self.lora_targets = tuple(lora_targets)
+        ranks = layer_ranks(lora_rank, lora_targets)
         self.seeds = keras.random.SeedGenerator()
         self.h = [
-            Block(hparams, w_init_stdev, lora_rank, name=f"h{i}", dtype=self.dtype_policy)
-            for i in range(hparams.n_layer)
+            Block(hparams, w_init_stdev, ranks, name=f"h{i}", dtype=self.dtype_policy) for i in range(hparams.n_layer)
         ]
         for block in self.h:
             setattr(self, block.name, block)  # `tf.train.Checkpoint` finds layers in attributes, but not in a list.

@@ -4,12 +4,32 @@ Source: "LoRA: Low-Rank Adaptation of Large Language Models" (Hu et al., 2021).
 """
 
 import os
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
+from gpt2_tf.hparams import is_whole
 from gpt2_tf.model import ops
 from gpt2_tf.weights import peft
+
+TARGETS = ("c_attn", "c_fc", "c_proj")
+DEFAULT_TARGETS = ("c_attn", "c_proj")
+
+
+def layer_ranks(rank: int | None, targets: Sequence[str]) -> dict[str, int]:
+    """Return the rank of the adapters by the name of the dense layer.
+
+    Raises:
+        ValueError: `rank` is not a positive integer, or a target is not one of `TARGETS`.
+    """
+    if rank is None:
+        return {}
+    if not is_whole(rank, 1, 2**20):
+        raise ValueError(f"lora_rank is {rank!r}, but must be a whole number of at least 1")
+    if isinstance(targets, str) or not targets or not set(targets) <= set(TARGETS):
+        raise ValueError(f"lora_targets is {targets!r}, but must list one or more of {', '.join(TARGETS)}")
+    return dict.fromkeys(targets, rank)
 
 
 def low_rank(x: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -61,14 +81,18 @@ class Adapters:
         return weights
 
     def load_adapters(self, folder: str | os.PathLike) -> None:
-        """Read adapters that `save_adapters` or PEFT wrote for the same weights and the same `lora_rank`.
+        """Read adapters that `save_adapters` or PEFT wrote for the same weights.
+
+        Their ranks may be smaller than `lora_rank`, and layers may be missing: the rest of `lora_b` becomes 0, so that
+        it has no effect until it is trained.
 
         Args:
             folder: holds `adapter_config.json` and `adapter_model.safetensors`.
 
         Raises:
             FileNotFoundError: a file is missing.
-            ValueError: this model has no adapters; or the files are damaged, or of another rank, model or arithmetic.
+            ValueError: this model has no adapters, or none of that rank in all the layers of the file; or the files
+                are damaged, belong to another model, or need other arithmetic. The error names the setting.
 
         Example:
             >>> from gpt2_tf import GPT2, HParams
@@ -77,9 +101,29 @@ class Adapters:
             >>> small.load_adapters("adapters")
         """
         adapters = self._require_adapters()
-        shapes = {name: variable.shape for name, variable in adapters.items()}
-        for name, array in peft.read_adapters(folder, shapes, self.lora_rank).items():
-            adapters[name].assign(array)
+        layers = {name[:-2]: shape[1:] for name, shape in self.hparams.shapes.items() if name.endswith("/w")}
+        loaded = peft.read_adapters(folder, layers)
+        rank = max((a.shape[1] for a, _ in loaded.values()), default=0)
+        if rank > self.lora_rank:
+            raise ValueError(f"{folder} has adapters of rank {rank}, but the model's lora_rank is {self.lora_rank}")
+        targets = {name.rpartition("/")[2] for name in loaded} | set(self.lora_targets)
+        if targets != set(self.lora_targets):
+            raise ValueError(
+                f"{folder} has adapters of layers that have none in this model, whose lora_targets is "
+                f"{self.lora_targets}; make it with lora_targets={tuple(sorted(targets))}"
+            )
+        for name in adapters:
+            layer, _, kind = name.rpartition("/")
+            values = adapters[name].numpy()
+            if kind == "lora_b":
+                values[:] = 0
+            if layer in loaded:
+                a, b = loaded[layer]
+                if kind == "lora_a":
+                    values[:, : a.shape[1]] = a
+                else:
+                    values[: b.shape[0]] = b
+            adapters[name].assign(values)
 
     def save_adapters(self, folder: str | os.PathLike) -> None:
         """Write the adapters alone, as PEFT reads them: `adapter_config.json` and `adapter_model.safetensors`.

@@ -44,6 +44,11 @@ class Persistence:
             >>> bool((copy.wte == model.wte).numpy().all())
             True
         """
+        if Path(folder, "config.json").is_file() and not Path(folder, "hparams.json").exists():
+            raise FileNotFoundError(
+                f"{folder} has a config.json but no hparams.json: it is in Hugging Face's format; load it with "
+                "GPT2.from_pretrained"
+            )
         hparams = replace(HParams.from_json(Path(folder, "hparams.json")), dropout=dropout)
         checkpoint.check_parameter_count(folder, hparams.n_params, step)
         model = cls(hparams, w_init_stdev=None, **kwargs)
@@ -71,12 +76,16 @@ class Persistence:
         replace(self.hparams, dropout=0).to_json(Path(folder, "hparams.json"))
 
     @classmethod
-    def from_pretrained(cls, model: str | os.PathLike, revision: str | None = None) -> "GPT2":
+    def from_pretrained(
+        cls, model: str | os.PathLike, revision: str | None = None, *, dropout: float = 0, **kwargs
+    ) -> "GPT2":
         """Load a model in Hugging Face's format. Weights are read from safetensors files only, as float32.
 
         Args:
             model: "gpt2" or "user/name" on the hub (needs the extra `[hf]`), or a folder.
             revision: branch, tag or commit on the hub; None is the default branch.
+            dropout: share of values that training sets to zero, in [0, 1); 0 by default.
+            kwargs: `remat`, `lora_rank`, `dtype` and other arguments of `GPT2`.
 
         Raises:
             OSError: the model is missing, or the download failed.
@@ -90,9 +99,9 @@ class Persistence:
             True
         """
         folder = huggingface.find_folder(model, revision)
-        hparams = huggingface.read_hparams(folder)
+        hparams = replace(huggingface.read_hparams(folder), dropout=dropout)
         tensors = huggingface.read_tensors(folder, hparams)
-        gpt2 = cls(hparams, w_init_stdev=None)
+        gpt2 = cls(hparams, w_init_stdev=None, **kwargs)
         for name, variable in gpt2.named_weights().items():
             variable.assign(np.asarray(tensors[name]))
         return gpt2
@@ -161,7 +170,7 @@ class Persistence:
             True
         """
         config = {"hparams": self.hparams.to_dict(), "name": self.name, "dtype": self.dtype_policy.name}
-        return {**config, "remat": self.remat, "lora_rank": self.lora_rank}
+        return config | {"remat": self.remat, "lora_rank": self.lora_rank, "lora_targets": list(self.lora_targets)}
 
     @classmethod
     def from_config(cls, config: dict) -> "GPT2":

@@ -102,3 +102,22 @@ def test_keras_saving_keeps_adapters(adapted, tokens, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded(tokens), adapted[0](tokens))
     assert len(loaded.trainable_variables) == len(loaded.adapters()) == 12
+
+
+@pytest.mark.parametrize("rank", [0, -1, 1.5, "8"])
+def test_an_invalid_rank_is_an_error(rank):
+    with pytest.raises(ValueError, match="lora_rank is .*, but must be a whole number of at least 1"):
+        GPT2(HPARAMS, lora_rank=rank)
+
+
+@pytest.mark.parametrize("targets", ["c_attn", [], ["wte"]])
+def test_invalid_targets_are_an_error(targets):
+    with pytest.raises(ValueError, match="lora_targets is .*, but must list one or more of c_attn, c_fc, c_proj"):
+        GPT2(HPARAMS, lora_rank=2, lora_targets=targets)
+
+
+def test_keras_saving_keeps_the_targets(tokens, tmp_path):
+    model = random_model(HPARAMS, 0.1, lora_rank=2, lora_targets=["c_fc"])
+    assert len(model.adapters()) == 2 * HPARAMS.n_layer
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(tokens), model(tokens))
