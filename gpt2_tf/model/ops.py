@@ -7,10 +7,13 @@ it was traced, so a count of cores would be that of the machine that exported th
 over the threads of the machine that runs them. `os.cpu_count()` would also ignore the limits of a container.
 """
 
-from collections.abc import Callable
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
 from math import gcd, pi, sqrt
 
 import tensorflow as tf
+from tensorflow.python.framework.ops import gradient_registry
 
 # The number of parts that a matrix is cut into when one vector is multiplied by it.
 PARTS = 16
@@ -67,10 +70,25 @@ def lean_gradient(forward: Callable, gradient: Callable) -> Callable:
 
     TensorFlow's own gradient would keep every intermediate result too: for GELU, seven more tensors of the size of `x`.
 
-    Use it in training only. `tf.custom_gradient` enters each use in a table of the process that is never cleared. The
-    entry holds the graph, so the memory of a model that was traced this way is not freed.
+    Use it in training only, within `free_gradients_with`.
     """
     return tf.custom_gradient(lambda *inputs: (forward(*inputs), lambda upstream: gradient(upstream, *inputs)))
+
+
+@contextlib.contextmanager
+def free_gradients_with(model: object) -> Iterator[None]:
+    """Trace a training step so that its graph is freed together with the model.
+
+    `tf.custom_gradient` and `tf.recompute_grad` enter each use in a table of the process, which TensorFlow never
+    clears. The entries hold the graph. So the entries that are made within this context are removed when `model` is
+    freed. The table has no public function for that.
+    """
+    table = gradient_registry._registry
+    before = set(table)
+    yield
+    made = set(table) - before
+    if made:
+        weakref.finalize(model, lambda: [table.pop(name, None) for name in made])
 
 
 def softmax(x: tf.Tensor) -> tf.Tensor:

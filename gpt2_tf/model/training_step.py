@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from gpt2_tf.model import distribute
+from gpt2_tf.model import distribute, ops
 from gpt2_tf.model.loss import cross_entropy
 
 
@@ -118,8 +118,10 @@ class TrainingStep(keras.Model):
         return super().fit(x, *args, **kwargs)
 
     def train_step(self, data):
-        if self.loss is not None:
-            return super().train_step(data)
+        with ops.free_gradients_with(self):
+            return self._own_loss_step(data) if self.loss is None else super().train_step(data)
+
+    def _own_loss_step(self, data: Any) -> dict[str, tf.Tensor]:
         tokens, targets = unpack_batch(data)
         # The number of targets of all replicas, so that each target counts once in the mean.
         count = distribute.all_reduce_sum(count_targets(targets))

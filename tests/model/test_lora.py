@@ -106,13 +106,13 @@ def test_keras_saving_keeps_adapters(adapted, tokens, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, -1, 1.5, "8"])
 def test_an_invalid_rank_is_an_error(rank):
-    with pytest.raises(ValueError, match="lora_rank is .*, but must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match=r"lora_rank is .*, but must be a whole number of at least 1"):
         GPT2(HPARAMS, lora_rank=rank)
 
 
 @pytest.mark.parametrize("targets", ["c_attn", [], ["wte"]])
 def test_invalid_targets_are_an_error(targets):
-    with pytest.raises(ValueError, match="lora_targets is .*, but must list one or more of c_attn, c_fc, c_proj"):
+    with pytest.raises(ValueError, match=r"lora_targets is .*, but must list one or more of c_attn, c_fc, c_proj"):
         GPT2(HPARAMS, lora_rank=2, lora_targets=targets)
 
 

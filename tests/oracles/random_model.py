@@ -25,9 +25,9 @@ def random_model(hparams: HParams, stdev: float = 0.3, seed: int | np.random.Gen
     return model
 
 
-def is_freed_after(use: Callable[[GPT2], object], hparams: HParams) -> bool:
+def is_freed_after(use: Callable[[GPT2], object], hparams: HParams, **kwargs) -> bool:
     """Make a model, use it and drop it. Returns whether its memory was freed."""
-    model = random_model(hparams)
+    model = random_model(hparams, **kwargs)
     use(model)
     alive = weakref.ref(model)
     del model
