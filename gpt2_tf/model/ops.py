@@ -15,7 +15,10 @@ from math import gcd, pi, sqrt
 import tensorflow as tf
 from tensorflow.python.framework.ops import gradient_registry
 
-# The number of parts that a matrix is cut into when one vector is multiplied by it.
+# The number of parts that a matrix is cut into when one vector is multiplied by it. It is larger than the number of
+# threads that memory can feed on common machines, and divides the widths of OpenAI's models. More parts than threads
+# cost nothing that could be measured: one token of 124M on two busy cores took, at best of 12 rounds in turn, 96, 86,
+# 98, 77, 66 and 56 ms with 1, 2, 4, 8, 16 and 32 parts; the medians were 120 to 157 ms, without an order.
 PARTS = 16
 
 
