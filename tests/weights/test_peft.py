@@ -110,9 +110,8 @@ PEFT_CONFIGS = [
     {"r": 4, "target_modules": ["attn.c_proj", "c_fc"], "rank_pattern": {"c_fc": 2, "h.1.attn.c_proj": 1}},
     {
         "r": 2,
-        "target_modules": ["c_attn", "c_proj"],
+        "target_modules": ["h.1.attn.c_attn", "c_proj"],
         "alpha_pattern": {r"mlp\.c_proj": 5, "c_attn": 0.5},
-        "layers_to_transform": [1],
     },
     {"r": 2, "target_modules": ["c_proj"], "init_lora_weights": "orthogonal", "lora_dropout": 0.1},
 ]
