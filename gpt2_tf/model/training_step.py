@@ -117,6 +117,14 @@ class TrainingStep(keras.Model):
         reject_text(x)
         return super().fit(x, *args, **kwargs)
 
+    def make_train_function(self, force=False):
+        # A traced function that makes variables runs their initializers in a `tf.cond`. With several replicas, that
+        # fails beside the `tf.cond` of `run_if`. So the optimizer's variables are made before the step is traced.
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, data):
         with ops.free_gradients_with(self):
             return self._own_loss_step(data) if self.loss is None else super().train_step(data)
@@ -147,8 +155,6 @@ class TrainingStep(keras.Model):
 
             _, (loss, gradients) = tf.while_loop(lambda i, _: i < n, add_part, (0, zeros), parallel_iterations=1)
         loss, gradients = distribute.all_reduce_sum((loss, gradients))
-        if not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
         # Without targets, the gradients are zero, but momentum and weight decay would still move the weights.
         distribute.run_if(count > 0, lambda grads: self.optimizer.apply(grads, self.trainable_variables), gradients)
         return self._update_metrics(loss, count)
