@@ -216,6 +216,6 @@ def test_training_leaves_no_entries_in_tensorflows_table_of_gradients(loss, rema
         model.fit(tokens, tokens, verbose=0)
 
     hparams = HParams(n_vocab=30, n_ctx=8, n_embd=16, n_head=2, n_layer=1)
-    entries = len(gradient_registry._registry)
+    before = custom_gradients()
     assert is_freed_after(train, hparams, remat=remat)
-    assert len(gradient_registry._registry) == entries
+    assert custom_gradients() <= before
