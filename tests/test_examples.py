@@ -1,6 +1,5 @@
 """The scripts in `examples/`, run from the command line."""
 
-import importlib
 import io
 import os
 import runpy
@@ -13,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gpt2_tf
 from gpt2_tf import HParams, evaluation, load, sample_sequence, score
-
-folder = importlib.import_module("gpt2_tf.pretrained.load")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 UNCONDITIONAL = "generate_unconditional_samples.py"
@@ -31,9 +29,8 @@ def tiny(tiny_folder):
 @pytest.fixture
 def run(tiny, tiny_folder, monkeypatch, capsys):
     """Return a function that runs a script on the tiny model with flags and stdin, and returns its stdout."""
-    real = folder.load
     # Loading the model again would compile the decode loop again, which takes seconds.
-    monkeypatch.setattr(folder, "load", lambda name, *rest: tiny if name == str(tiny_folder) else real(name, *rest))
+    monkeypatch.setattr(gpt2_tf, "load", lambda name, *rest: tiny if name == str(tiny_folder) else load(name, *rest))
 
     def run(script: str, *flags, stdin: str = "", model=tiny_folder) -> str:
         monkeypatch.setattr(sys, "argv", [script, "--model_name", str(model), *map(str, flags)])
@@ -194,7 +191,7 @@ def test_the_papers_table(tiny, tiny_folder, monkeypatch, capsys, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         flags += [f"--{name}", str(tmp_path / name)]
-    monkeypatch.setattr(folder, "load", lambda *_: tiny)
+    monkeypatch.setattr(gpt2_tf, "load", lambda *_: tiny)
     monkeypatch.setattr(sys, "argv", ["paper_table.py", *flags, "--model", "345M"])
     script = runpy.run_path(str(EXAMPLES / "paper_table.py"), run_name="__main__")
     header, _, figures, paper, *_, ways = capsys.readouterr().out.splitlines()
