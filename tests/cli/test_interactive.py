@@ -170,7 +170,13 @@ def test_lines_from_a_pipe():
 class Terminal:
     """A command at a pseudo-terminal of its own, where a typed Ctrl-C is a real SIGINT."""
 
-    LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    # A process that a shell started in the background ignores SIGINT, and its child processes inherit that.
+    LOGIN = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.login_tty(0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
     def __init__(self, *argv):
         self.master, slave = os.openpty()
