@@ -63,21 +63,22 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
             interrupt_hint=interrupt_hint,
         )
         task_parser.add_argument("file", metavar="FILE", help=file_help)
+        group = task_parser.add_argument_group("measuring")
         if task == "perplexity":
-            task_parser.add_argument(
+            group.add_argument(
                 "--window",
                 type=WHOLE_NUMBER,
                 metavar="N",
                 help="tokens the model reads at a time, from 1 to its n_ctx (default: n_ctx)",
             )
-            task_parser.add_argument(
+            group.add_argument(
                 "--stride",
                 type=WHOLE_NUMBER,
                 metavar="N",
                 help="tokens the window moves at a time, from 1 to --window; less gives each token more context and "
                 "takes longer (default: half of --window)",
             )
-        task_parser.add_argument(
+        group.add_argument(
             "--batch-size",
             type=WHOLE_NUMBER,
             default=8,

@@ -33,13 +33,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         examples=EXAMPLES,
     )
     parser.add_argument("files", nargs="+", metavar="FILES", help=FILES_HELP)
-    parser.add_argument(
+    output = parser.add_argument_group("output and vocabulary")
+    output.add_argument(
         "--out",
         required=True,
         metavar="DIR",
         help="folder to write; a folder that already holds the tokens of these files is kept",
     )
-    vocabulary = parser.add_mutually_exclusive_group(required=True)
+    vocabulary = output.add_mutually_exclusive_group(required=True)
     vocabulary.add_argument(
         "--model",
         metavar="NAME|DIR",
@@ -51,9 +52,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="N|chars",
         help="learn a vocabulary of N tokens from the texts, at least 257; chars makes one token per character",
     )
-    add_models_dir_flag(parser)
-    add_text_file_flags(parser)
-    add_validation_flags(parser, default="0, no validation")
+    add_models_dir_flag(output)
+    data = parser.add_argument_group("data")
+    add_text_file_flags(data)
+    add_validation_flags(data, default="0, no validation")
 
 
 def run(args: argparse.Namespace) -> None:

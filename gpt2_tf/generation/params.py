@@ -49,7 +49,7 @@ class Setting:
         >>> setting.expected
         'a number from 0 to 2 (0 is off)'
         >>> setting.help_text
-        'Scale by this; 0 is off (default: 1)'
+        'Scale by this; from 0 to 2; 0 is off (default: 1)'
     """
 
     default: Any
@@ -63,23 +63,29 @@ class Setting:
 
     @property
     def help_text(self) -> str:
-        """The complete help: the sentence, the special value and the default."""
+        """The complete help: the sentence, the range, the special value and the default."""
         default = self.default_text or f"{self.default:g}"
-        return f"{self.help}{self.special and f'; {self.special}'} (default: {default})"
+        details = "; ".join(filter(None, [self.limits.removeprefix("of "), self.special]))
+        return f"{self.help}{details and f'; {details}'} (default: {default})"
 
     @property
     def expected(self) -> str:
         """The allowed values, for an error message: "a number above 0 and at most 1 (1 keeps all)"."""
         noun = "a whole number" if self.kind is int else "a number"
+        return f"{noun} {self.limits}" + (f" ({self.special})" if self.special else "")
+
+    @property
+    def limits(self) -> str:
+        """The range of a number in words, such as "from 0 to 1"; "" for a setting that is no number."""
+        if self.kind not in (int, float):
+            return ""
         if self.above:
-            limits = f"above {self.least:g} and at most {self.most:g}"
-        elif self.most in (MAX_INT32, math.inf):
-            limits = f"of at least {self.least:g}"
-        elif self.least == -(2**63):
-            limits = "of 64 bits"
-        else:
-            limits = f"from {self.least:g} to {self.most:.3g}"
-        return f"{noun} {limits}" + (f" ({self.special})" if self.special else "")
+            return f"above {self.least:g} and at most {self.most:g}"
+        if self.most in (MAX_INT32, math.inf):
+            return f"of at least {self.least:g}"
+        if self.least == -(2**63):
+            return "from -2^63 to 2^63 - 1"
+        return f"from {self.least:g} to {self.most:.3g}"
 
     def checked(self, name: str, value: object) -> object:
         """Return the value as a plain Python number; values of other kinds are returned unchanged.
@@ -196,7 +202,7 @@ class SamplingParams:
     )
     seed: int | None = _field(
         None,
-        "Draw random numbers from this seed: the same seed gives the same text",
+        "Draw random numbers from this seed, so that the same seed gives the same text",
         int,
         -(2**63),
         2**63 - 1,
@@ -276,7 +282,7 @@ def sampling_settings() -> dict[str, Setting]:
 
     Example:
         >>> sampling_settings()["top_k"].help_text
-        'Keep only this many of the most likely tokens; 0 keeps all (default: 0)'
+        'Keep only this many of the most likely tokens; at least 0; 0 keeps all (default: 0)'
         >>> [name for name, setting in sampling_settings().items() if setting.kind is None]
         ['logit_bias', 'filters']
     """

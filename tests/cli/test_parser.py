@@ -136,7 +136,7 @@ USAGE = {
     "seed word": (["generate", "--seed", "x"], ["--seed is 'x', but must be a whole number"]),
     "seed over 64 bits": (
         ["generate", "--seed", str(2**63)],
-        [f"--seed is '{2**63}', but must be a whole number of 64 bits"],
+        [f"--seed is '{2**63}', but must be a whole number from -2^63 to 2^63 - 1"],
     ),
 }
 

@@ -63,7 +63,7 @@ def test_change_and_format():
         ("length", "0", "length is '0', but must be a whole number of at least 1"),
         ("top_p", "nan", "top_p is 'nan', but must be a number above 0 and at most 1"),
         ("temperature", "inf", "temperature is 'inf', but must be a number"),
-        ("seed", "1.5", "seed is '1.5', but must be a whole number of 64 bits"),
+        ("seed", "1.5", "seed is '1.5', but must be a whole number from -2.63 to 2.63 - 1"),
         ("stop", r"\d", r"stop: unknown escape \\d in \\d; expected"),
     ],
 )

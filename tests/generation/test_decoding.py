@@ -197,7 +197,7 @@ def test_a_model_is_freed_after_sampling():
         ({"top_k": 261}, r"top_k is 261, but must be 0 \(off\) to 260"),
         ({"top_p": 0}, r"top_p is 0, but must be a number above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
-        ({"seed": 2**63}, "seed is 9223372036854775808, but must be a whole number of 64 bits"),
+        ({"seed": 2**63}, "seed is 9223372036854775808, but must be a whole number from -2.63 to 2.63 - 1"),
         ({"seed": 0.5}, "seed is 0.5"),
         ({"seed": "x"}, "seed is 'x'"),
         ({"length": None}, "length is None, but must be 1 to 30"),

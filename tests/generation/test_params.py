@@ -30,7 +30,7 @@ from gpt2_tf.generation.params import sampling_settings
         ({"top_k": 2.5}, r"top_k is 2.5, but must be a whole number of at least 0 \(0 keeps all\)"),
         ({"top_k": 5}, r"top_k is 5, but must be 0 \(off\) to 4, the size of the vocabulary"),
         ({"length": 0}, "length is 0, but must be a whole number of at least 1$"),
-        ({"seed": 2**63}, "seed is 9223372036854775808, but must be a whole number of 64 bits"),
+        ({"seed": 2**63}, "seed is 9223372036854775808, but must be a whole number from -2.63 to 2.63 - 1"),
         ({"logit_bias": dict.fromkeys(range(4), -np.inf)}, "logit_bias forbids every token"),
         ({"logit_bias": {4: 1.0}}, "logit_bias has 1.0 for 4, but must have ids from 0 to 3"),
         ({"logit_bias": {0: float("nan")}}, "logit_bias has nan for 0"),
