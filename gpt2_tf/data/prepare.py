@@ -63,11 +63,11 @@ def prepare(
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction is {val_fraction}, but must be at least 0 and below 1")
     sources = _find_sources(files, val_files, val_fraction)
-    source_fingerprint = _source_fingerprint(sources, vocabulary, column, field, val_fraction)
+    fingerprint = _source_fingerprint(sources, vocabulary, column, field, val_fraction)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
-        if (kept := _load_if_same_source(out, source_fingerprint)) is not None:
+        if (kept := _load_if_same_source(out, fingerprint)) is not None:
             return kept
         _check_nothing_lost(out)
         read = functools.partial(corpus.read_documents, column=column, field=field)
@@ -79,10 +79,33 @@ def prepare(
             if val_fraction:
                 _split_end(staging / "train.bin", staging / "val.bin", val_fraction, dtype)
             for path in [*staging.iterdir()]:
-                _write_description(path, encoder, dtype, source_fingerprint)
+                _write_description(path, encoder, dtype, fingerprint)
             encoder.save(staging)
             _publish(staging, out)
     return load_prepared(out, encoder)
+
+
+def source_fingerprint(
+    files: Files,
+    vocabulary: Encoder | int | str,
+    *,
+    column: str | None = None,
+    field: str = "text",
+    val_fraction: float = 0.0,
+    val_files: Files = (),
+) -> str:
+    """A hash that changes when an argument of `prepare` changes, or one of the files: its name, size or time.
+
+    `prepare` writes it into `train.json` as "source". The arguments and errors are those of `prepare`.
+
+    Example:
+        >>> _ = Path("a.txt").write_text("one")
+        >>> before = source_fingerprint(["a.txt"], "chars")
+        >>> _ = Path("a.txt").write_text("four")
+        >>> before == source_fingerprint(["a.txt"], "chars")
+        False
+    """
+    return _source_fingerprint(_find_sources(files, val_files, val_fraction), vocabulary, column, field, val_fraction)
 
 
 def _find_sources(files: Files, val_files: Files, val_fraction: float) -> dict[str, list[Path]]:
@@ -106,8 +129,6 @@ def _source_fingerprint(
     field: str,
     val_fraction: float,
 ) -> str:
-    """A hash that changes when a file or an argument of `prepare` changes."""
-
     def file_state(path: Path) -> list:
         stat = path.stat()
         return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
@@ -118,11 +139,11 @@ def _source_fingerprint(
     return sha256(json.dumps([vocabulary, column, field, val_fraction, file_states]).encode())
 
 
-def _load_if_same_source(out: Path, source_fingerprint: str) -> Prepared | None:
+def _load_if_same_source(out: Path, fingerprint: str) -> Prepared | None:
     """The ids in the folder if they are complete and from the same source, else None."""
     try:
         description = json.loads((out / "train.json").read_bytes())
-        return load_prepared(out) if description["source"] == source_fingerprint else None
+        return load_prepared(out) if description["source"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -187,14 +208,14 @@ def _split_end(train_path: Path, val_path: Path, val_fraction: float, dtype: np.
         train_file.truncate(offset)
 
 
-def _write_description(path: Path, encoder: Encoder, dtype: np.dtype, source_fingerprint: str) -> None:
+def _write_description(path: Path, encoder: Encoder, dtype: np.dtype, fingerprint: str) -> None:
     """Write the JSON file that describes the ids of a `.bin`, beside it."""
     description = {
         "count": path.stat().st_size // dtype.itemsize,
         "dtype": dtype.name,
         "n_vocab": encoder.n_vocab,
         "vocabulary": vocabulary_fingerprint(encoder),
-        "source": source_fingerprint,
+        "source": fingerprint,
     }
     path.with_suffix(".json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 

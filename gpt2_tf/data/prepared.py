@@ -105,7 +105,12 @@ def vocabulary_fingerprint(encoder: Encoder) -> str:
 
 
 def sha256(content: bytes) -> str:
-    """The SHA-256 of the content, in hexadecimal."""
+    """The SHA-256 of the content, in hexadecimal.
+
+    Example:
+        >>> sha256(b"text")[:16]
+        '982d9e3eb996f559'
+    """
     return hashlib.sha256(content).hexdigest()
 
 
@@ -114,6 +119,10 @@ def first_val_id(count: int, val_fraction: float) -> int:
 
     Raises:
         ValueError: no id would be left to train on, or none to validate on.
+
+    Example:
+        >>> first_val_id(100, 0.1)
+        90
     """
     first = count - round(count * val_fraction)
     if not 0 < first < count:

@@ -19,7 +19,7 @@ from gpt2_tf.generation.generate import generate
 from gpt2_tf.hparams import HParams
 from gpt2_tf.training.flops import flops_per_token, matmul_peak
 from gpt2_tf.training.loss_plot import draw_losses
-from gpt2_tf.training.run_folder import ADAPTERS_FOLDER, steps_taken
+from gpt2_tf.training.run_folder import ADAPTERS_FOLDER, FolderWatch, steps_taken
 
 
 class Every(keras.callbacks.Callback):
@@ -68,6 +68,29 @@ class StopAtNaN(keras.callbacks.Callback):
                 f"the loss is {logs['loss']} at step {steps_taken(self.model)}; the last checkpoint is of an earlier "
                 "step. Start another run with a lower learning rate or a longer warm-up"
             )
+
+
+class StopAtRename(keras.callbacks.Callback):
+    """Raise FileNotFoundError as soon as the folder of the run is renamed or removed.
+
+    Args:
+        watch: the watch of the run's folder.
+
+    Example:
+        >>> os.mkdir("watched")
+        >>> StopAtRename(FolderWatch("watched")).on_train_batch_end(0)
+    """
+
+    def __init__(self, watch: FolderWatch):
+        super().__init__()
+        self.watch = watch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if not self.watch.is_in_place():
+            raise FileNotFoundError(f"{self.watch.out} was renamed or removed while the run trains")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.on_train_batch_end(epoch)
 
 
 class Best(keras.callbacks.Callback):

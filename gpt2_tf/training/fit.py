@@ -4,7 +4,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -70,32 +70,56 @@ def fit(
     extra_state = {"best": best.state} if best else {}
     step = run_folder.restore_step(model, out, extra_state)
     save = functools.partial(run_folder.save_step, model, out, extra_state)
+    watch = run_folder.FolderWatch(out)
     log = callbacks.Log(out / "log.csv") if is_chief else None
     validation = val_batches(prepared, settings, strategy)
     if is_chief and step >= settings.steps:
         print(f"all {step} steps are done; give a larger --steps to train longer", file=sys.stderr)
 
     def save_last_step() -> None:
+        if not is_chief:
+            return
+        if not watch.is_in_place():
+            raise _save_in_renamed_folder(model, watch, extra_state)
         # Saving a step over itself would leave a moment in which its files are not whole.
-        if is_chief and latest_step(out) != (now := steps_taken(model)):
+        if latest_step(out) != (now := steps_taken(model)):
             save(now)
 
-    try:
-        with interrupt.reliable_ctrl_c():
-            if best and _missed_evaluation(step, best, settings):
-                _evaluate(model, validation, [hook for hook in (best, log) if hook], settings)
-            if not (best and best.stopped):
-                hooks = [callbacks.StopAtNaN(), *([best] if best else []), *extra_callbacks]
-                if is_chief:
-                    hooks = _chief_callbacks(model, prepared.encoder, out, settings, best, log, extra_callbacks, save)
-                _train(model, prepared, settings, validation, hooks)
-    except KeyboardInterrupt as error:
-        # If the step failed because the other workers stopped too, a part of the weights may have changed already.
-        if not (distribute.is_multi_worker(strategy) and isinstance(error.__context__, tf.errors.OpError)):
-            save_last_step()
-        raise
-    save_last_step()
+    with contextlib.closing(watch):
+        try:
+            with interrupt.reliable_ctrl_c():
+                if best and _missed_evaluation(step, best, settings):
+                    _evaluate(model, validation, [hook for hook in (best, log) if hook], settings)
+                if not (best and best.stopped):
+                    hooks = [callbacks.StopAtNaN(), *([best] if best else []), *extra_callbacks]
+                    if is_chief:
+                        enc = prepared.encoder
+                        hooks = _chief_callbacks(model, enc, watch, settings, best, log, extra_callbacks, save)
+                    _train(model, prepared, settings, validation, hooks)
+        except KeyboardInterrupt as error:
+            # If the step failed because the other workers stopped too, a part of the weights may have changed already.
+            if not (distribute.is_multi_worker(strategy) and isinstance(error.__context__, tf.errors.OpError)):
+                save_last_step()
+            raise
+        except FileNotFoundError:
+            if not watch.is_in_place():
+                save_last_step()
+            raise
+        save_last_step()
     distribute.barrier(strategy)  # a worker that left while another is at work would look like a lost worker
+
+
+def _save_in_renamed_folder(
+    model: GPT2, watch: run_folder.FolderWatch, extra_state: Mapping[str, tf.Variable]
+) -> FileNotFoundError:
+    """Save the step that was reached in the folder of the run under its new name; return the error to raise."""
+    message = f"{watch.out} was renamed or removed while the run trains, which has ended it"
+    renamed = watch.new_path()
+    if renamed is None:
+        return FileNotFoundError(f"{message}; the last checkpoint is in the renamed folder. Resume the run there")
+    if latest_step(renamed) != (step := steps_taken(model)):
+        run_folder.save_step(model, renamed, extra_state, step)
+    return FileNotFoundError(f"{message}. Step {step} is saved in {renamed}; resume it with --out {renamed}")
 
 
 def _compile(model: GPT2, settings: TrainingSettings) -> None:
@@ -116,7 +140,7 @@ def _compile(model: GPT2, settings: TrainingSettings) -> None:
 def _chief_callbacks(
     model: GPT2,
     enc: Encoder,
-    out: Path,
+    watch: run_folder.FolderWatch,
     settings: TrainingSettings,
     best: callbacks.Best | None,
     log: callbacks.Log,
@@ -126,9 +150,10 @@ def _chief_callbacks(
     """The callbacks of the process that writes. Each reads the logs as those before it have left them."""
     n_replicas = model.distribute_strategy.num_replicas_in_sync
     frozen = bool(settings.lora_rank)
-    show_sample = functools.partial(callbacks.show_sample, model, enc, out / "samples.txt", settings.seed)
+    show_sample = functools.partial(callbacks.show_sample, model, enc, watch.out / "samples.txt", settings.seed)
     return [
         callbacks.StopAtNaN(),
+        callbacks.StopAtRename(watch),
         callbacks.Throughput(model.hparams, settings.window, settings.batch_size, n_replicas, frozen),
         *([best] if best else []),
         log,

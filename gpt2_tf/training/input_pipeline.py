@@ -25,6 +25,13 @@ def train_batches(
 
     Yields:
         `(tokens, targets)`, int32 [batch_size, window] each, over all replicas.
+
+    Example:
+        >>> prepared = Prepared(np.arange(100, dtype=np.uint16), None, enc)
+        >>> settings = TrainingSettings(learning_rate=1e-3, window=8, warmup_steps=0, batch_size=2)
+        >>> batches = train_batches(prepared, settings, tf.distribute.get_strategy(), first_step=0)
+        >>> next(iter(batches))[0].shape
+        TensorShape([2, 8])
     """
     make_rows = _row_maker(prepared, settings)
     return _distributed(make_rows, prepared.train, strategy, seed=settings.seed, start=first_step)
@@ -33,7 +40,14 @@ def train_batches(
 def val_batches(
     prepared: Prepared, settings: TrainingSettings, strategy: tf.distribute.Strategy
 ) -> tuple[Batches | None, int | None]:
-    """The batches of the validation tokens, in order and once, and how many they are; (None, None) without any."""
+    """The batches of the validation tokens, in order and once, and their count; (None, None) without such tokens.
+
+    Example:
+        >>> prepared = Prepared(np.arange(9, dtype=np.uint16), np.arange(100, dtype=np.uint16), enc)
+        >>> settings = TrainingSettings(learning_rate=1e-3, window=8, warmup_steps=0, batch_size=2)
+        >>> val_batches(prepared, settings, tf.distribute.get_strategy())[1]  # 99 targets, 16 per batch
+        7
+    """
     if prepared.val is None:
         return None, None
     make_rows = _row_maker(prepared, settings)

@@ -19,6 +19,11 @@ def loss_figure(rows: Sequence[Mapping[str, str]]) -> "Figure":
 
     Raises:
         ImportError: matplotlib, the extra `plot`, is not installed.
+
+    Example:
+        >>> figure = loss_figure([{"step": "5", "loss": "3.2", "val_loss": "3.4"}])
+        >>> len(figure.axes[0].lines)
+        2
     """
     from matplotlib.figure import Figure
 

@@ -1,6 +1,6 @@
-"""The folder of a training run: the names in it, and how a step is saved there and restored.
+"""The folder of a training run: the names in it, and how a step is saved there and found again.
 
-run.json                      the settings, and a fingerprint of the training tokens
+run.json                      the settings, the arguments of the command, a fingerprint of the training tokens
 data/                         the token ids, unless the run was given a folder of prepared ids
 base/                         with adapters: the frozen weights that they are trained beside
 model-N.*, hparams.json, ...  the model after step N, as OpenAI's files; `checkpoint` names N
@@ -11,6 +11,7 @@ log.csv, loss.png, samples.txt
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,13 +19,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from gpt2_tf.files.atomic import atomic_write
 from gpt2_tf.weights import checkpoint
+from gpt2_tf.weights.tensor_bundle import check_data_files, read_index
 
 RUN_FILE, DATA_FOLDER, BASE_FOLDER, BEST_FOLDER, ADAPTERS_FOLDER = "run.json", "data", "base", "best", "adapters"
 
 
 def latest_step(out: str | os.PathLike) -> int | None:
-    """The step of the checkpoint in a run's folder; None without a checkpoint that has a step.
+    """The step of the checkpoint that a run's file `checkpoint` names; None without such a checkpoint.
 
     Example:
         >>> model.save_checkpoint("run", step=7)
@@ -34,8 +37,124 @@ def latest_step(out: str | os.PathLike) -> int | None:
     return checkpoint.step_of(checkpoint.latest_checkpoint(out))
 
 
+def find_checkpoint(out: str | os.PathLike) -> int | None:
+    """Return the newest step whose files are complete, and let `checkpoint` name it.
+
+    A process that was killed, or a copy that was interrupted, may have left a `checkpoint` that is missing, damaged or
+    names another step. Then a notice on stderr says which step is used. Complete checkpoints of older steps, which a
+    kill may have left too, are removed.
+
+    Returns:
+        The step; None where the folder has no files of any step.
+
+    Raises:
+        FileNotFoundError: the folder has files of checkpoints, but none is complete. Nothing is removed then.
+
+    Example:
+        >>> model.save_checkpoint("copied-run", step=0)
+        >>> Path("copied-run", "checkpoint").unlink()
+        >>> find_checkpoint("copied-run")
+        0
+        >>> latest_step("copied-run")
+        0
+    """
+    out = Path(out)
+    files = sorted(path.name for path in out.iterdir() if checkpoint.STEP_FILE.fullmatch(path.name))
+    steps = {int(checkpoint.STEP_FILE.fullmatch(name)[1]) for name in files}
+    faults = {step: _fault(out, step) for step in steps}
+    complete = [step for step in steps if faults[step] is None]
+    if not steps:
+        return None
+    if not complete:
+        raise FileNotFoundError(
+            f"{out} holds no complete checkpoint: {faults[max(steps)]}. Found {', '.join(files)}. "
+            "Restore the missing files from a backup, or start another run"
+        )
+    newest, named = max(complete), latest_step(out)
+    if named != newest:
+        print(f"{_describe_pointer(out)}; using step {newest}, the newest complete checkpoint", file=sys.stderr)
+        for name, content in checkpoint.pointer_files(f"model-{newest}", newest).items():
+            atomic_write(out / name, content.encode())
+    if newest == max(steps):
+        checkpoint.remove_other_steps(out, newest)
+    return newest
+
+
+class FolderWatch:
+    """Notices when the folder of a run is renamed or removed while the run trains.
+
+    Without it, the next checkpoint would make a second folder under the old name, and the run would be split in two.
+
+    Args:
+        out: the run's folder.
+
+    Example:
+        >>> os.mkdir("watched")
+        >>> watch = FolderWatch("watched")
+        >>> os.rename("watched", "renamed")
+        >>> watch.is_in_place()
+        False
+    """
+
+    def __init__(self, out: str | os.PathLike):
+        self.out = Path(out)
+        self.identity = self._identity(self.out)
+        # An open folder can be found by its new name. Windows opens no folders, and renames none that is in use.
+        self.descriptor = None if os.name == "nt" else os.open(self.out, os.O_RDONLY)
+
+    def is_in_place(self) -> bool:
+        """Whether the folder still has its name."""
+        return self._identity(self.out) == self.identity
+
+    def new_path(self) -> Path | None:
+        """The folder's new name, where the system tells it (Linux); None for a folder that is gone."""
+        try:
+            path = Path(os.readlink(f"/proc/self/fd/{self.descriptor}"))
+        except OSError:
+            return None
+        return path if self._identity(path) == self.identity else None
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+    @staticmethod
+    def _identity(path: Path) -> tuple[int, int] | None:
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+
+def _fault(out: Path, step: int) -> str | None:
+    """What is wrong with the files of a step; None where they are complete. Step 0 has no optimizer's state yet."""
+    for name in (f"model-{step}", *([f"optimizer-{step}"] if step else [])):
+        try:
+            check_data_files(out / name, read_index(out / f"{name}.index"))
+        except (OSError, ValueError) as error:
+            return str(error)
+    return None
+
+
+def _describe_pointer(out: Path) -> str:
+    """What is wrong with the file `checkpoint` of a run."""
+    pointer = out / "checkpoint"
+    if not pointer.exists():
+        return f"{pointer} is missing"
+    named = latest_step(out)
+    return f"{pointer} names no checkpoint that is there" if named is None else f"{pointer} names step {named}"
+
+
 def steps_taken(model: keras.Model) -> int:
-    """The optimizer steps that the model has taken."""
+    """The optimizer steps that the model has taken.
+
+    Example:
+        >>> model.compile("sgd")
+        >>> steps_taken(model)
+        0
+    """
     return int(model.optimizer.iterations.numpy())
 
 
@@ -51,6 +170,12 @@ def save_step(model: keras.Model, out: str | os.PathLike, extra_state: Mapping[s
     Raises:
         ValueError: a weight is NaN or infinite. Nothing is saved then.
         OSError: the folder can't be written, or the disk is full.
+
+    Example:
+        >>> model.compile("sgd")
+        >>> save_step(model, "run", {}, step=500)
+        >>> latest_step("run")
+        500
     """
     weights = model.merged_weights()
     for name, weight in weights.items():
@@ -71,12 +196,18 @@ def restore_step(model: keras.Model, out: str | os.PathLike, extra_state: Mappin
     Returns 0 and changes nothing where the run has not saved a step yet.
 
     Raises:
+        FileNotFoundError: no checkpoint in the folder is complete.
         ValueError: the saved state is damaged, or belongs to another run.
+
+    Example:
+        >>> model.compile("sgd")
+        >>> save_step(model, "saved-run", {}, step=500)
+        >>> restore_step(model, "saved-run", {})
+        500
     """
-    step = latest_step(out)
-    if not step:
-        return 0
-    checkpoint.restore_state(out, step, _run_state(model, extra_state))
+    step = find_checkpoint(out) or 0
+    if step:
+        checkpoint.restore_state(out, step, _run_state(model, extra_state))
     return step
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from encoder import Encoder
 from gpt2_tf.data import corpus
-from gpt2_tf.data.prepare import prepare
+from gpt2_tf.data.prepare import prepare, source_fingerprint
 from gpt2_tf.data.prepared import Prepared, ids_fingerprint, is_prepared, load_prepared
 from gpt2_tf.files.atomic import atomic_write, move_into_place, remove_abandoned, staging_folder
 from gpt2_tf.files.lock import folder_lock
@@ -24,10 +25,12 @@ from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.pretrained.load import load
 from gpt2_tf.training.fit import fit
 from gpt2_tf.training.optimizer import adamw  # noqa: F401 - `gpt2_tf.train.adamw` is a public name
-from gpt2_tf.training.run_folder import BASE_FOLDER, BEST_FOLDER, DATA_FOLDER, RUN_FILE, latest_step
+from gpt2_tf.training.run_folder import BASE_FOLDER, BEST_FOLDER, DATA_FOLDER, RUN_FILE, find_checkpoint
 from gpt2_tf.training.settings import POLICIES, SETTING_NAMES, TrainingSettings, complete_settings
 
 SCRATCH, RESUME = "scratch", "resume"  # values of --init-from that name no model
+# The weights of a model in any form.
+MODEL_FILES = ("model.ckpt*", "model-*", "optimizer-*", "*.safetensors", "pytorch_model*.bin", "*.h5", "*.keras")
 
 
 def run_training(
@@ -49,8 +52,7 @@ def run_training(
     files; only the chief writes.
 
     Args:
-        files: text files, globs and folders as `prepare` takes them, or one folder that `prepare` has written. Empty
-            when a run is resumed.
+        files: text files, globs and folders as `prepare` takes them, or one folder that `prepare` has written.
         out: the run's folder.
         init_from: the name or the folder of the model to fine-tune; "scratch" for new weights; "resume" to continue
             the run in `out` with its own settings.
@@ -62,7 +64,10 @@ def run_training(
         extra_callbacks: Keras callbacks to run besides those of the run.
         strategy: the devices, as `distribute.make_strategy` gives them; None is one device. A run may be resumed with
             another strategy than it started with.
-        settings: fields of `TrainingSettings`. A resumed run takes only a larger `steps`.
+        settings: fields of `TrainingSettings`.
+
+    A resumed run needs only `out` and `init_from`. It may be given the other arguments that it started with, as when
+    the first command is repeated, and a larger `steps`.
 
     Raises:
         FileExistsError: `out` holds a run or a model that would be lost.
@@ -78,7 +83,8 @@ def run_training(
         2
     """
     out, read_options, model_shape = Path(out), read_options or {}, model_shape or {}
-    _check_combination(files, init_from, vocab_size, model_shape, read_options, settings)
+    _check_combination(init_from, vocab_size, model_shape, settings)
+    command = _describe_command(files, vocab_size, read_options)
     strategy = strategy or distribute.make_strategy(None)
     is_chief = distribute.is_chief(strategy)
     if is_chief and init_from != RESUME:
@@ -101,24 +107,22 @@ def run_training(
                 read_options=read_options,
                 strategy=strategy,
                 given_settings=settings,
+                command=command,
             )
         else:
-            run_settings, prepared = _read_run(out, settings, strategy)
+            # A worker of a new run has the arguments that its chief has just written.
+            given = {**command, **model_shape, **settings} if init_from == RESUME else settings
+            run_settings, prepared = _read_run(out, given, strategy)
         if is_chief:
             distribute.barrier(strategy)
         fit(_load_model(out, run_settings, strategy), prepared, out, run_settings, extra_callbacks)
 
 
 def _check_combination(
-    files: Sequence[str | os.PathLike],
-    init_from: str,
-    vocab_size: int | str | None,
-    model_shape: Mapping[str, int],
-    read_options: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    init_from: str, vocab_size: int | str | None, model_shape: Mapping[str, int], settings: Mapping[str, Any]
 ) -> None:
     """Raise ValueError where arguments contradict each other."""
-    if init_from != SCRATCH and (vocab_size is not None or model_shape):
+    if init_from not in (SCRATCH, RESUME) and (vocab_size is not None or model_shape):
         names = ", ".join([*(["vocab_size"] if vocab_size is not None else []), *model_shape])
         raise ValueError(f"{names} can be chosen for new weights only; give --init-from scratch, or leave {names} out")
     if init_from == SCRATCH and settings.get("lora_rank"):
@@ -126,20 +130,17 @@ def _check_combination(
             "lora_rank would train adapters beside new weights, which would stay random; "
             "leave out --lora-rank, or --init-from scratch"
         )
-    if init_from == RESUME and (files or any(read_options.values())):
-        raise ValueError(
-            "a resumed run keeps the training text that it started with; leave out FILES and the flags for reading them"
-        )
 
 
 def _check_can_start(files: Sequence[str | os.PathLike], out: Path) -> None:
     """Raise an error where a new run would overwrite something in `out`, or has nothing to train on."""
     if (out / RUN_FILE).exists():
         raise FileExistsError(f"{out} holds a run; resume it with `--init-from resume`, or give another --out")
+    model_files = [path.name for pattern in MODEL_FILES for path in out.glob(pattern)]
     # A run that was killed while it started has a model of step 0 and no run.json. Nothing of it is worth keeping.
-    killed_at_start = (out / BEST_FOLDER).is_dir() and latest_step(out) == 0
-    if (out / "checkpoint").exists() and not killed_at_start:
-        raise FileExistsError(f"{out} holds a model, which would be lost; give another --out")
+    killed_at_start = (out / BEST_FOLDER).is_dir() and all(name.startswith("model-0.") for name in model_files)
+    if model_files and not killed_at_start:
+        raise FileExistsError(f"{out} holds a model, {model_files[0]}, which would be lost; give another --out")
     if not files:
         raise ValueError("there are no FILES to train on; give text files, globs or folders")
     if not is_prepared(files):
@@ -169,6 +170,7 @@ def _start_run(
     read_options: Mapping[str, Any],
     strategy: tf.distribute.Strategy,
     given_settings: Mapping[str, Any],
+    command: Mapping[str, Any],
 ) -> tuple[TrainingSettings, Prepared]:
     """Write the folder of a new run as it is before the first step.
 
@@ -200,7 +202,12 @@ def _start_run(
     model.save_checkpoint(out, step=0)
     # A path relative to the run's folder lets the folder be moved.
     data_path = DATA_FOLDER if data_folder == out / DATA_FOLDER else str(data_folder)
-    run = {"data": data_path, "identity": ids_fingerprint(prepared), **dataclasses.asdict(settings)}
+    run = {
+        "data": data_path,
+        "identity": ids_fingerprint(prepared),
+        "command": dict(command),
+        **dataclasses.asdict(settings),
+    }
     atomic_write(out / RUN_FILE, json.dumps(run, indent=2).encode())
     del model
     gc.collect()  # the model is in reference cycles, and would take memory beside the model that is trained
@@ -255,38 +262,104 @@ def _check_enough_tokens(prepared: Prepared, settings: TrainingSettings) -> None
         )
 
 
+def _describe_command(
+    files: Sequence[str | os.PathLike], vocab_size: int | str | None, read_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments that say what a run is trained on, as `run.json` keeps them; those not given are left out."""
+    arguments = {
+        "files": [os.path.abspath(file) for file in files],
+        "vocab_size": vocab_size,
+        "column": read_options.get("column"),
+        "field": read_options.get("field"),
+        "val_files": [os.path.abspath(file) for file in read_options.get("val_files") or ()],
+    }
+    return {name: value for name, value in arguments.items() if value}
+
+
 def _read_run(
-    out: Path, given_settings: Mapping[str, Any], strategy: tf.distribute.Strategy
+    out: Path, given: Mapping[str, Any], strategy: tf.distribute.Strategy
 ) -> tuple[TrainingSettings, Prepared]:
-    """Read the settings and the token ids of the run in `out`.
+    """Read the settings and the token ids of the run in `out`, and let its `checkpoint` name a complete checkpoint.
 
     A larger `steps` than the run's is written to the run: the learning rate follows the longer schedule from here on.
 
+    Args:
+        given: arguments by name, which must be those of the run.
+
     Raises:
-        ValueError: a given setting is another than the run's, or the training tokens have changed.
+        FileNotFoundError: there is no run, or it has no complete checkpoint.
+        ValueError: an argument is another than the run's, or the training tokens have changed.
     """
     try:
         run = json.loads((out / RUN_FILE).read_text())
         settings = TrainingSettings(**{name: run[name] for name in SETTING_NAMES})
-        data_path, fingerprint = out / run["data"], run["identity"]
+        data_path, fingerprint, command = out / run["data"], run["identity"], run.get("command", {})
     except FileNotFoundError:
         raise FileNotFoundError(f"{out} holds no run to resume: {out / RUN_FILE} is missing") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{out / RUN_FILE} is damaged: {error!r}; it holds the settings of the run") from None
-    for name, value in given_settings.items():
-        if value != getattr(settings, name) and not (name == "steps" and value > settings.steps):
-            raise ValueError(
-                f"{name} is {value}, but the run in {out} has {getattr(settings, name)}, and a resumed run keeps its "
-                f"settings; leave {name} out, or start another run"
-            )
+    model_shape = HParams.from_json(out / "hparams.json").to_dict()
+    _check_same_arguments(out, given, {**model_shape, **command, **dataclasses.asdict(settings)})
     _check_batch_divides(settings, strategy)
     prepared = _load_prepared(data_path, Encoder.from_folder(out), settings.val_fraction)
     if ids_fingerprint(prepared) != fingerprint:
         raise ValueError(f"{data_path} has other tokens than when the run in {out} started; start another run on them")
-    if (steps := given_settings.get("steps", settings.steps)) > settings.steps:
+    if "files" in given and distribute.is_chief(strategy):
+        _report_changed_files(command, settings, prepared.encoder, data_path)
+    if distribute.is_chief(strategy) and find_checkpoint(out) is None:
+        raise FileNotFoundError(f"{out} holds no checkpoint to resume from: it has {RUN_FILE}, but no files model-N.*")
+    if (steps := given.get("steps", settings.steps)) > settings.steps:
         settings = dataclasses.replace(settings, steps=steps)
-        atomic_write(out / RUN_FILE, json.dumps({**run, "steps": steps}, indent=2).encode())
+        if distribute.is_chief(strategy):
+            atomic_write(out / RUN_FILE, json.dumps({**run, "steps": steps}, indent=2).encode())
     return settings, prepared
+
+
+def _check_same_arguments(out: Path, given: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError where an argument differs from the one that the run started with. `steps` may be larger."""
+    different = {
+        name: value
+        for name, value in given.items()
+        if value != arguments.get(name) and not (name == "steps" and value > arguments["steps"])
+    }
+    if different:
+        changes = "; ".join(
+            f"{name} is {_show_argument(value)}, but the run has {_show_argument(arguments.get(name))}"
+            for name, value in different.items()
+        )
+        raise ValueError(
+            f"the run in {out} keeps the arguments that it started with: {changes}. "
+            f"Leave {', '.join(different)} out, or start another run"
+        )
+
+
+def _report_changed_files(
+    command: Mapping[str, Any], settings: TrainingSettings, encoder: Encoder, data_path: Path
+) -> None:
+    """Print a notice where the text files differ from those that the run's tokens were made from."""
+    if is_prepared(command["files"]):
+        return
+    try:
+        fingerprint = source_fingerprint(
+            command["files"],
+            command.get("vocab_size", encoder),
+            column=command.get("column"),
+            field=command.get("field", "text"),
+            val_fraction=0.0 if "val_files" in command else settings.val_fraction,
+            val_files=command.get("val_files", ()),
+        )
+        changed = json.loads((data_path / "train.json").read_bytes())["source"] != fingerprint
+    except OSError:  # a file is gone
+        changed = True
+    if changed:
+        print("the text files have changed; the run keeps the tokens that it started with", file=sys.stderr)
+
+
+def _show_argument(value: Any) -> str:
+    """An argument as a person writes it."""
+    if value is None:
+        return "none"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _load_model(out: Path, settings: TrainingSettings, strategy: tf.distribute.Strategy) -> GPT2:

@@ -32,7 +32,7 @@ from gpt2_tf import GPT2
 from gpt2_tf.cli.main import main
 from gpt2_tf.files.lock import folder_lock
 from gpt2_tf.training.optimizer import adamw
-from gpt2_tf.training.run_folder import RUN_FILE, latest_step
+from gpt2_tf.training.run_folder import RUN_FILE, find_checkpoint, latest_step
 from gpt2_tf.training.train import run_training
 
 
@@ -257,6 +257,105 @@ def test_a_full_disk_leaves_the_last_checkpoint_complete(text, finished_run, tmp
     assert_same_run(out, finished_run)
 
 
+# Renamed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows renames no folder that is in use")
+@pytest.mark.parametrize("in_evaluation", [False, True], ids=["step", "evaluation"])
+def test_a_run_whose_folder_is_renamed_ends_with_its_work_there(text, finished_run, tmp_path, in_evaluation):
+    """No second folder appears. On Linux the step that was reached is saved in the renamed folder."""
+    out, renamed = tmp_path / "out", tmp_path / "renamed"
+    rename = CallAt(10, lambda model: out.rename(renamed), in_evaluation=in_evaluation)
+    with pytest.raises(FileNotFoundError, match=f"^{out} was renamed or removed while the run trains"):
+        start_run(text, out, rename)
+    assert not out.exists()
+    assert latest_step(renamed) == (10 if sys.platform == "linux" else 8)
+    resume_run(renamed)
+    assert_same_run(renamed, finished_run)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that is in use")
+def test_a_run_whose_folder_is_removed_ends(text, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(FileNotFoundError, match=f"^{out} was renamed or removed while the run trains"):
+        start_run(text, out, CallAt(6, lambda model: shutil.rmtree(out)))
+    assert not out.exists()
+
+
+# A checkpoint that is hard to find
+
+
+@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "is missing"),
+        (b"", "names no checkpoint that is there"),
+        (b"\0" * 80, "names no checkpoint that is there"),
+        (b'model_checkpoint_path: "model-99"\n', "names no checkpoint that is there"),
+    ],
+    ids=["missing", "empty", "zeros", "other"],
+)
+def test_the_newest_checkpoint_is_found_without_its_pointer(request, tmp_path, capsys, content, fault, adapters):
+    run = request.getfixturevalue("finished_adapter_run" if adapters else "finished_run")
+    out = Path(shutil.copytree(run, tmp_path / "out"))
+    pointer = out / "checkpoint"
+    pointer.unlink() if content is None else pointer.write_bytes(content)
+    resume_run(out)
+    notice = f"{pointer} {fault}; using step 20, the newest complete checkpoint\n"
+    assert capsys.readouterr().err.startswith(notice)
+    assert_same_run(out, run)
+
+
+def test_the_newest_checkpoint_is_used_though_an_older_one_is_named(finished_run, tmp_path, capsys):
+    """As when a kill comes between the last file of a step and the file that names it."""
+    out = Path(shutil.copytree(finished_run, tmp_path / "out"))
+    for path in finished_run.glob("*-20.*"):
+        shutil.copy(path, out / path.name.replace("-20.", "-16."))
+    (out / "checkpoint").write_text('model_checkpoint_path: "model-16"\n')
+    assert find_checkpoint(out) == 20
+    expected = f"{out / 'checkpoint'} names step 16; using step 20, the newest complete checkpoint\n"
+    assert capsys.readouterr().err == expected
+    assert_same_run(out, finished_run)  # with the older step removed
+
+
+def test_an_older_complete_checkpoint_is_used_when_the_newest_is_damaged(finished_run, tmp_path, capsys):
+    """The damaged files stay."""
+    out = Path(shutil.copytree(finished_run, tmp_path / "out"))
+    for path in finished_run.glob("*-20.*"):
+        shutil.copy(path, out / path.name.replace("-20.", "-16."))
+    (out / "optimizer-20.index").unlink()
+    assert find_checkpoint(out) == 16 == latest_step(out)
+    assert capsys.readouterr().err == (
+        f"{out / 'checkpoint'} names step 20; using step 16, the newest complete checkpoint\n"
+    )
+    assert (out / "model-20.index").exists()
+
+
+@pytest.mark.parametrize("lost", ["model-20.index", "model-20.data-00000-of-00001", "optimizer-20.index"])
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_without_a_complete_checkpoint_nothing_is_changed(error_of, finished_run, tmp_path, lost, damage):
+    out = Path(shutil.copytree(finished_run, tmp_path / "out"))
+    (out / "checkpoint").unlink()
+    if damage == "lost":
+        (out / lost).unlink()
+    else:
+        (out / lost).write_bytes((out / lost).read_bytes()[:-1])
+    before = sorted(out.rglob("*"))
+    shown = error_of("--out", out, "--init-from", "resume")
+    assert shown.startswith(f"{out} holds no complete checkpoint: {out / lost}")
+    assert "Found model-20." in shown or "Found optimizer-20." in shown
+    assert shown.endswith("Restore the missing files from a backup, or start another run")
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_run_without_any_checkpoint_file_is_named(error_of, finished_run, tmp_path):
+    out = Path(shutil.copytree(finished_run, tmp_path / "out"))
+    for path in [out / "checkpoint", *out.glob("*-20.*")]:
+        path.unlink()
+    assert error_of("--out", out, "--init-from", "resume").startswith(f"{out} holds no checkpoint to resume from")
+
+
 # Refused
 
 
@@ -279,14 +378,46 @@ def test_there_must_be_a_run_to_resume(error_of, tmp_path):
     assert error_of("--out", out, "--init-from", "resume") == expected
 
 
-def test_a_resumed_run_keeps_its_settings(error_of, finished_run):
+def test_a_resumed_run_keeps_its_arguments(error_of, text, finished_run):
+    """Every argument that differs is named."""
     resume = ["--out", finished_run, "--init-from", "resume"]
+    keeps = f"the run in {finished_run} keeps the arguments that it started with"
     assert error_of(*resume, "--steps", "19") == (
-        f"steps is 19, but the run in {finished_run} has 20, and a resumed run keeps its settings; "
-        "leave steps out, or start another run"
+        f"{keeps}: steps is 19, but the run has 20. Leave steps out, or start another run"
     )
-    assert error_of(*resume, "--steps", "30", "--window", "9").startswith("window is 9, but the run in ")
+    assert error_of(*resume, "--steps", "30", "--window", "9", "--n-layer", "2", "--vocab-size", "300") == (
+        f"{keeps}: vocab_size is 300, but the run has chars; n_layer is 2, but the run has 1; window is 9, but the run "
+        "has 16. Leave vocab_size, n_layer, window out, or start another run"
+    )
+    other = Path("other.txt").absolute()
+    assert error_of(*resume, "other.txt", "--column", "said").startswith(
+        f"{keeps}: files is {other}, but the run has {text}; column is said, but the run has none. Leave files, column"
+    )
+    assert error_of(*resume, "--val-file", "nowhere.txt").startswith(f"{keeps}: val_files is ")
     assert json.loads((finished_run / "run.json").read_text())["steps"] == 20
+
+
+def test_the_first_command_resumes_with_init_from_changed(text, finished_run, tmp_path, monkeypatch, capfd):
+    """As when a person repeats the last command and only types `resume`; here from another folder, by another path."""
+    out = Path(shutil.copytree(finished_run, tmp_path / "out"))
+    monkeypatch.chdir(text.parent)
+    arguments = [*NEW_RUN, "--init-from", "resume", "--steps", "22", "--eval-every", "5"]
+    assert main(["train", text.name, "--out", str(out), *arguments]) == 0
+    assert latest_step(out) == 22 and "have changed" not in capfd.readouterr().err
+
+
+def test_changed_text_files_are_reported(finished_run, tmp_path, capfd):
+    """The run keeps its tokens, so it also resumes when the file is gone."""
+    text = tmp_path / "text.txt"
+    text.write_text("The fox said so, and so said the hen.\n" * 20)
+    with pytest.raises(Crash):
+        start_run(text, tmp_path / "out", CallAt(5, crash))
+    notice = "the text files have changed; the run keeps the tokens that it started with"
+    for change in (lambda: text.write_text("Another text."), text.unlink):
+        change()
+        with pytest.raises(Crash):
+            run_training([text], tmp_path / "out", init_from="resume", extra_callbacks=[CallAt(5, crash)])
+        assert notice in capfd.readouterr().err
 
 
 def test_a_damaged_run_is_named(error_of, finished_run, tmp_path):
@@ -298,17 +429,13 @@ def test_a_damaged_run_is_named(error_of, finished_run, tmp_path):
     assert error_of(*resume).startswith(f"{out / 'run.json'} is damaged")
 
 
-def test_a_resumed_run_keeps_its_training_text(error_of, text, finished_run, tmp_path):
+def test_changed_training_tokens_are_refused(error_of, finished_run, tmp_path):
     out = Path(shutil.copytree(finished_run, tmp_path / "out"))
-    resume = ["--out", out, "--init-from", "resume"]
-    keeps = "a resumed run keeps the training text that it started with; leave out FILES"
-    assert error_of(*resume, text).startswith(keeps)
-    assert error_of(*resume, "--val-file", "nowhere.txt").startswith(keeps)
     ids = np.fromfile(out / "data/train.bin", np.uint16)
     ids[:2] = ids[1::-1]
     ids.tofile(out / "data/train.bin")
     changed = f"{out / 'data'} has other tokens than when the run in {out} started; start another run on them"
-    assert error_of(*resume) == changed
+    assert error_of("--out", out, "--init-from", "resume") == changed
 
 
 def test_a_second_process_is_refused(error_of, finished_run, tmp_path):

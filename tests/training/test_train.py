@@ -249,16 +249,20 @@ def test_a_new_run_overwrites_no_run_and_no_model(text, finished_run, tiny_folde
     with pytest.raises(FileExistsError, match="holds a run; resume it with `--init-from resume`, or give another"):
         start_run(text, finished_run)
     model = shutil.copytree(tiny_folder, tmp_path / "model")
-    would_be_lost = re.escape(f"{model} holds a model, which would be lost; give another --out")
+    would_be_lost = re.escape(f"{model} holds a model, model.ckpt.") + ".*, which would be lost; give another --out"
     with pytest.raises(FileExistsError, match=would_be_lost):
         run_training([text], model, init_from=model)
+    assert GPT2.from_checkpoint(model)
+    (model / "checkpoint").unlink()  # the weights alone are a model too
+    with pytest.raises(FileExistsError, match=would_be_lost):
+        start_run(text, model)
     assert GPT2.from_checkpoint(model)
 
 
 def test_a_model_with_a_step_is_not_taken_for_a_run(text, tiny_folder, tmp_path):
     """The folders of gpt-2-simple have steps too."""
     GPT2.from_checkpoint(tiny_folder).save_checkpoint(tmp_path / "out", step=0)
-    with pytest.raises(FileExistsError, match="holds a model, which would be lost"):
+    with pytest.raises(FileExistsError, match=r"holds a model, model-0\..*, which would be lost"):
         start_run(text, tmp_path / "out")
     assert GPT2.from_checkpoint(tmp_path / "out")
 
