@@ -34,7 +34,10 @@ def latest_step(out: str | os.PathLike) -> int | None:
         >>> latest_step("run")
         7
     """
-    return checkpoint.step_of(checkpoint.latest_checkpoint(out))
+    try:
+        return checkpoint.step_of(checkpoint.latest_checkpoint(out))
+    except FileNotFoundError:  # `checkpoint` is damaged, or names files that are gone
+        return None
 
 
 def find_checkpoint(out: str | os.PathLike) -> int | None:

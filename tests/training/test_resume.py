@@ -423,8 +423,9 @@ def test_changed_text_files_are_reported(finished_run, tmp_path, capfd):
 def test_a_damaged_run_is_named(error_of, finished_run, tmp_path):
     out = Path(shutil.copytree(finished_run, tmp_path / "broken"))
     resume = ["--out", out, "--init-from", "resume"]
-    (out / "optimizer-20.data-00000-of-00001").write_bytes(b"")
-    assert error_of(*resume).startswith(f"{out}: the state of step 20 is damaged")
+    state = out / "optimizer-20.data-00000-of-00001"
+    state.write_bytes(b"")
+    assert error_of(*resume).startswith(f"{out} holds no complete checkpoint: {state} has 0 bytes, but ")
     (out / "run.json").write_text("{}")
     assert error_of(*resume).startswith(f"{out / 'run.json'} is damaged")
 
