@@ -27,7 +27,8 @@ def test_tensorflow_alone_runs_the_export(cli, tiny_folder, loaded, tmp_path):
     import tensorflow as tf
 
     ran = cli("export", "--model", tiny_folder, tmp_path / "out", "--length", 5, "--temperature", 0, "--check")
-    assert (ran.status, text_of(ran)) == (0, str(tmp_path / "out" / "1"))
+    assert (ran.status, ran.out.decode()) == (0, f"{tmp_path / 'out' / '1'}\n")
+    assert ran.err.startswith("gpt2-tf: checked: ") and ran.err.count("\n") == 1
     (completion,) = gpt2_tf.generate(*loaded, "The quick", length=5, temperature=0)
     (text,) = (
         tf.saved_model.load(tmp_path / "out" / "1")
