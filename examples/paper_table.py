@@ -70,7 +70,7 @@ def joined(text: str) -> str:
 
 
 def wikitext(text: str) -> str:
-    """Also the headings' equals signs, and no space at either end of a line."""
+    """As `joined`, and join the equals signs of headings; remove the space at both ends of each line."""
     heading = re.compile(r"^ ?((?:= )+)(.+?)((?: =)+) ?$", re.MULTILINE)
     text = heading.sub(lambda m: f"{m[1].replace(' ', '')} {m[2].strip()} {m[3].replace(' ', '')}", text)
     return re.sub(r"^ | $", "", joined(text), flags=re.M)
@@ -81,7 +81,7 @@ def ptb(text: str) -> str:
 
 
 def words(text: str) -> int:
-    """As these datasets count: what is between spaces, and the end of each line."""
+    """Count words as these datasets do: each word between spaces, and each end of a line."""
     return len(text.split()) + text.count("\n")
 
 
@@ -130,7 +130,7 @@ def fitting(found: list[dict], enc, n_ctx: int) -> list[dict]:
 
 
 def measure(name: str, text: str, model, enc, stride: int | None, batch_size: int) -> dict[str, float | dict]:
-    """A column's figures; for LAMBADA two, and all ways."""
+    """Return the figures of a column; for LAMBADA two figures, and all ways of counting."""
     from gpt2_tf import evaluation
     from gpt2_tf.evaluation.examples import read_examples
 

@@ -1,9 +1,9 @@
-"""Asks a TensorFlow Serving for completions; the README's section "Serve" says how to start one.
+"""Ask a TensorFlow Serving for completions. docs/serving.md says how to start TensorFlow Serving.
 
     python examples/serving_client.py "ROMEO:" "JULIET:" --length 20
     python examples/serving_client.py "ROMEO:" --grpc localhost:8500    # with pip install 'gpt2-tf[serving]'
 
-Neither needs gpt2_tf; the first not even TensorFlow.
+Neither command needs gpt2_tf, and the first does not need TensorFlow.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import requests
 
 
 def over_rest(address: str, model: str, inputs: dict[str, list]) -> dict[str, list]:
-    """`generate`'s outputs; each input and output has a value for each text. None may be left out."""
+    """Call `generate` over REST. Each input and output has one value per text; no input may be left out."""
     body = {"signature_name": "generate", "inputs": inputs}
     try:
         answer = requests.post(f"http://{address}/v1/models/{model}:predict", json=body, timeout=600)
@@ -27,7 +27,7 @@ def over_rest(address: str, model: str, inputs: dict[str, list]) -> dict[str, li
 
 
 def over_grpc(address: str, model: str, inputs: dict[str, list]) -> dict[str, list]:
-    """The same by `tensorflow-serving-api`'s stubs; an input that is left out has the value set at the export.
+    """Call `generate` over gRPC. An input that the request leaves out has the value that was set at the export.
 
     That has one row: of a server that batches, a request of several texts must send all inputs, as this one does.
     """

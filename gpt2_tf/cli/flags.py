@@ -147,7 +147,7 @@ def check_shard(args: argparse.Namespace) -> None:
 
 
 def print_shard_notice(args: argparse.Namespace) -> None:
-    """Say that this shard is done where other shards have still to write `--out`."""
+    """Print a notice that this shard is done, if `--out` does not exist yet."""
     if args.out is not None and not os.path.exists(args.out):
         print_notice(f"shard {args.shard} is done; the last shard to finish writes {args.out}")
 

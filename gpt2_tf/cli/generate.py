@@ -63,7 +63,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def add_speed_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that change how fast samples come, and not which."""
+    """Add the flags that change the speed of sampling, but not the samples."""
     group = parser.add_argument_group("speed")
     group.add_argument(
         "--batch-size",

@@ -97,7 +97,7 @@ def build_parser() -> Parser:
 
 
 def discard_stdout() -> None:
-    """Drop output that stdout refuses, as a closed pipe or a full disk does.
+    """Discard the output that cannot be written, as when the pipe is closed or the disk is full.
 
     Python would try to write the rest again at exit, and print a second error.
     """

@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"gpt2-tf: error: {line}\n")
 
     def unknown_flag(self) -> str | None:
-        """Explain the first word that looks like a flag and is none. None where there is no such word."""
+        """Describe the first word that looks like a flag but is not one. Return None if there is no such word."""
         for before, word in self._flag_words():
             name = word.partition("=")[0]
             if self._is_flag(name):
@@ -187,7 +187,7 @@ def plain_english(message: str) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Text that suggests the known word most like this one, for the end of a clause; "" where none is like it.
+    """Return "; did you mean WORD?" for the most similar known word, or "" if no known word is similar.
 
     Example:
         >>> suggestion("--topk", ["--top-k", "--seed"])

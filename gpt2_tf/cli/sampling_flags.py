@@ -177,7 +177,7 @@ def unescape(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    r"""The text in which `unescape` finds the given one.
+    r"""Return the text with newlines, returns, tabs and backslashes escaped. `unescape` reverses this.
 
     Example:
         >>> print(escape("one\ntwo"))

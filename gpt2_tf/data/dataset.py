@@ -52,15 +52,15 @@ def windows(
 ) -> tf.data.Dataset:
     """Batches of windows: rows of `window` consecutive tokens. A window may span several documents.
 
-    With a seed the batches are endless and shuffled. Each epoch has each window once. The first window of an epoch
-    begins at a random one of the first `window` positions, so an epoch leaves out fewer than two windows of tokens, at
-    the ends. Without a seed, the batches are the windows in order, once, and every id but the first is a target.
+    With a seed the batches are endless and shuffled. Each epoch has each window once. An epoch begins at a random
+    position below `window`, so it leaves out fewer than two windows of tokens, at the ends. Without a seed, the batches
+    are the windows in order, once, and every id but the first is a target.
 
     Args:
         ids: token ids, integers [count]; at least 2. If they don't fill one window, the window is padded.
         window: tokens per row; at least 1.
         batch_size: rows per batch, over all replicas; at least 1.
-        seed: of the order; None keeps the order of the ids.
+        seed: seed of the random order. Default: None, the order of the ids.
         start: the number of the first batch, from 0.
         replicas: the part of each batch to yield; the default is the whole batch.
 
@@ -112,7 +112,7 @@ def documents(
         window: tokens per row; at least 1.
         batch_size: rows per batch, over all replicas; at least 1.
         end_of_text: the id that ends a document.
-        seed: of the order of endless batches; None keeps the order of the ids, once.
+        seed: seed of the random order of endless batches. Default: None, the order of the ids, once.
         start: the number of the first batch, from 0.
         replicas: the part of each batch to yield; the default is the whole batch.
 

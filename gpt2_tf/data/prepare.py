@@ -180,7 +180,7 @@ def _write_ids(path: Path, encoder: Encoder, texts: Iterable[str], dtype: np.dty
 
 def _encode_in_threads(encoder: Encoder, texts: Iterable[str]) -> Iterator[np.ndarray]:
     """The ids of each text, in order. The encoder releases the GIL, so threads encode the next texts meanwhile."""
-    threads = os.cpu_count() or 1
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     futures = deque()
 
     def encode(text: str) -> np.ndarray:

@@ -63,7 +63,7 @@ def lambada(
         `accuracy`. The result is None when other shards of the journal have not finished.
 
     Raises:
-        ValueError: a passage has fewer than two words or too many tokens, with its line number; or there is none.
+        ValueError: a passage has fewer than two words or too many tokens, with its line number; or `texts` is empty.
 
     Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), section 3.3; "The LAMBADA
     dataset" (Paperno et al., 2016).

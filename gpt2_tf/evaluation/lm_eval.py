@@ -38,7 +38,7 @@ SETTINGS = sorted(sampling_settings().keys() - {"length", "stop", "seed", "windo
 
 @register_model("gpt2-tf")
 class GPT2LM(TemplateLM):
-    """Our models in the harness. Windows, truncation and splits are those of the harness's model `hf`.
+    """The harness's interface to a model. Windows, truncation and splits equal those of the harness's model `hf`.
 
     The harness calls the methods; its base class `lm_eval.api.model.LM` documents them.
 

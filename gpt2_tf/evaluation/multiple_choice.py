@@ -56,7 +56,7 @@ def choice(
         index of the chosen choice, per question. The result is None when other shards of the journal have not finished.
 
     Raises:
-        ValueError: a question has another form or too many tokens, with its line number; or there is none.
+        ValueError: a question has another form or too many tokens, with its line number; or `questions` is empty.
 
     Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), sections 3.2 and 3.4.
 

@@ -100,12 +100,13 @@ class Journal:
     def collect(self, total: int) -> dict[int, dict[str, Any]] | None:
         """Return all results of all shards, or None while other shards have not finished theirs.
 
-        None, too, when another shard has found all results and written `out` already.
+        Also return None if another shard has already written `out`.
 
         Args:
             total: how many results all shards have together.
         """
-        # Of two shards that end at the same time, each writes first and reads then, so at least one finds everything.
+        # Each shard writes its results before it reads those of the others. So if two shards end together, at least one
+        # of them finds all results.
         with _errors_name(self.out):
             os.fsync(self.file.fileno())
         results = self.results | self._read_other_shards()

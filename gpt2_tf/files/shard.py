@@ -6,8 +6,8 @@ from typing import NamedTuple
 class Shard(NamedTuple):
     """The share of the rows that one process works on: every `count`-th batch, starting with batch `index`.
 
-    A batch is never split, so each row keeps its neighbours and its result to the last bit. Every `count`-th batch, and
-    not one block of batches, so that rows sorted by length make shards that take equally long.
+    A batch is never split, so each row keeps its neighbours and its result to the last bit. Batches are
+    dealt out in turn: rows are often sorted by length, so shards of consecutive batches would take different times.
 
     Args:
         index: this process's shard, from 0 to `count` - 1.

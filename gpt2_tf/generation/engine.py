@@ -48,7 +48,7 @@ class Likelihood(NamedTuple):
 
     logprobs: np.ndarray  # float32: natural log-probabilities
     greedy: np.ndarray  # bool: no token of the vocabulary is more likely
-    filtered: np.ndarray  # bool: the token is not excluded, and no token that is not excluded is more likely
+    filtered: np.ndarray  # bool: the token is the most likely of all tokens that are not excluded
 
 
 class Beam(NamedTuple):

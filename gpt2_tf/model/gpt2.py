@@ -279,7 +279,8 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
 
         Args:
             tokens: int [batch, seq].
-            past: the `present` tensors of all earlier tokens, concatenated along `seq` (axis 4). None is no token.
+            past: the `present` tensors of all earlier tokens, concatenated along `seq` (axis 4).
+                Default: None, no earlier tokens.
 
         Returns:
             `logits`, [batch, seq, n_vocab], and `present`, [batch, n_layer, 2, n_head, seq, head_dim], of these tokens.
@@ -309,9 +310,9 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
 
         Args:
             tokens: int [batch, seq].
-            past: the cache of all earlier tokens; None is no token.
+            past: the cache of all earlier tokens. Default: None, no earlier tokens.
             pad_lengths: number of padding tokens at the start of each row, int [batch], counted from the first cached
-                token. Padding is masked, and its hidden states have no meaning. None is no padding.
+                token. Padding is masked, and its hidden states have no meaning. Default: None.
             training: whether dropout is applied. With `remat`, the cache is then empty.
 
         Raises:

@@ -26,7 +26,7 @@ def gelu(x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Compute GELU in its tanh form (Hendrycks and Gimpel, 2016), as OpenAI's code does.
 
     Args:
-        training: whether the gradient is computed as `lean_gradient` says; None (the default) is no.
+        training: whether to use the gradient of `lean_gradient`, which keeps less in memory. Default: no.
     """
 
     def tanh(x):
@@ -47,7 +47,7 @@ def norm(x: tf.Tensor, g: tf.Tensor, b: tf.Tensor, training: bool | None = None)
     """Normalise the last axis of `x` (biased variance, epsilon 1e-5), then apply gain `g` and bias `b`, [n_embd] each.
 
     Args:
-        training: whether the gradient is computed as `lean_gradient` says; None (the default) is no.
+        training: whether to use the gradient of `lean_gradient`, which keeps less in memory. Default: no.
     """
 
     def normalize(x):

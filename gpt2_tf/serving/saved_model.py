@@ -52,10 +52,10 @@ def export(
         length: at most this many new tokens where a request gives no length. None: 100, or as many as fit.
         max_length: the largest length that a request may give, in tokens. None: the model's window, n_ctx.
         max_batch: the most rows per request. Default: 16.
-        temperature: where a request gives none; at least 0. Default: 1.
-        top_k: where a request gives none; 0, the default, keeps all tokens.
-        top_p: where a request gives none; above 0 and at most 1. The default 1 keeps all tokens.
-        seed: where a request gives none; an integer of 64 bits. Default: 0.
+        temperature: used if a request gives no temperature; at least 0. Default: 1.
+        top_k: used if a request gives no top_k; 0, the default, keeps all tokens.
+        top_p: used if a request gives no top_p; above 0 and at most 1. The default 1 keeps all tokens.
+        seed: used if a request gives no seed; an integer of 64 bits. Default: 0.
         dtype: the weights' dtype, "float32" or "bfloat16". bfloat16 halves their size and keeps about three digits.
         check: load the export in a process that has TensorFlow alone, and compare its answers with the model's. A line
             on stderr gives the result.

@@ -38,8 +38,8 @@ A row of `generate` with an invalid input gets an empty text, and `finish_reason
 rows are invalid, the request fails with an InvalidArgumentError. The other signatures return no `finish_reason`, so one
 invalid row fails the request.
 
-Text is UTF-8. Bytes that are not UTF-8 are read as U+FFFD, as by Python's `bytes.decode("utf-8", "replace")`: they are
-no error in any signature.
+Text is UTF-8. Bytes that are not UTF-8 are read as U+FFFD, as by Python's `bytes.decode("utf-8", "replace")`: no
+signature treats them as an error.
 """
 
 from collections.abc import Callable
@@ -255,7 +255,7 @@ class Signatures:
         return tf.concat([end_of_text, self.graph_encoder.encode(text)], axis=1)
 
     def _max_new(self, length: tf.Tensor, prompt_length: tf.Tensor) -> tf.Tensor:
-        """At most how many new tokens each row gets, int32 [batch], from its valid `length`."""
+        """Return the largest number of new tokens of each row, int32 [batch]. `length` must be valid."""
         default = tf.minimum(self.defaults.length, self._room(prompt_length))
         return tf.where(length == DEFAULT_LENGTH, default, length)
 

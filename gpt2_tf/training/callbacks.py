@@ -235,7 +235,7 @@ def show_sample(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed:
         model: a GPT2.
         enc: its vocabulary.
         path: the file that the sample is appended to.
-        seed: of the sample; the same weights and seed give the same text.
+        seed: seed of the sample; the same weights and seed give the same text.
         step: the number printed above the sample.
 
     Example:

@@ -39,7 +39,7 @@ def fit(
         model: the model to train.
         prepared: the token ids to train on, and those to validate on if there are any.
         out: the run's folder; `run_folder` lists what will be in it.
-        settings: the run's.
+        settings: the settings of the run.
         extra_callbacks: Keras callbacks to run besides those of the run.
 
     Raises:
@@ -147,7 +147,7 @@ def _chief_callbacks(
     extra_callbacks: Sequence[keras.callbacks.Callback],
     save: Callable[[int], None],
 ) -> list[keras.callbacks.Callback]:
-    """The callbacks of the process that writes. Each reads the logs as those before it have left them."""
+    """Return the callbacks of the chief. Each callback sees what earlier callbacks added to the logs."""
     n_replicas = model.distribute_strategy.num_replicas_in_sync
     frozen = bool(settings.lora_rank)
     show_sample = functools.partial(callbacks.show_sample, model, enc, watch.out / "samples.txt", settings.seed)

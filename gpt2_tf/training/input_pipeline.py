@@ -19,7 +19,7 @@ def train_batches(
 
     Args:
         prepared: the token ids.
-        settings: the run's.
+        settings: the settings of the run.
         strategy: its replicas each get an equal part of every batch.
         first_step: the step that the first batch is for; a resumed run gets the batches it would have had.
 

@@ -46,7 +46,7 @@ def run_training(
     strategy: tf.distribute.Strategy | None = None,
     **settings,
 ) -> None:
-    """Prepare the files, train a model on them, and leave it in a folder as OpenAI's files.
+    """Prepare the files, train a model on them, and save the model in `out` as OpenAI's files.
 
     With several workers, each worker calls this function with the same arguments. All of them must see `out` and the
     files; only the chief writes.

@@ -79,7 +79,7 @@ def decode_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def encode_field(number: int, value: int | bytes) -> bytes:
-    """Encode a field: an int as a varint, bytes as a length-delimited value.
+    """Encode a field with this number: an int as a varint, bytes as a length-delimited value.
 
     Example:
         >>> encode_field(2, b"hi").hex()

@@ -71,7 +71,7 @@ ASKED = {
     "evaluate too wide": (
         ["evaluate", "perplexity", "-", "--window", "33"],
         b"x",
-        ["window is 33", "1 to the model's n_ctx, 32"],
+        ["window is 33", "from 1 to 32, the model's n_ctx"],
     ),
     "evaluate no JSON": (
         ["evaluate", "lambada", "-"],
@@ -86,7 +86,7 @@ ASKED = {
     "evaluate a long line": (
         ["evaluate", "lambada", "-"],
         b'{"text": "a b"}\n{"text": "' + b"#" * 40 + b' b"}\n',
-        ["stdin: line 2 has 42 tokens", "at most 32", "shorten its beginning"],
+        ["stdin: line 2 has 42 tokens", "at most 33", "remove text from its beginning"],
     ),
     "ids in commas": (["decode", "1,2"], b"", ["'1,2' is not a token id"]),
 }
