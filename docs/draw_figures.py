@@ -1,7 +1,7 @@
 """Draws the pictures of the README and of `docs/`: `python docs/draw_figures.py`.
 
     figures/loss.png    from figures/training.csv: step, loss and val_loss of the log of a run, in nats per character
-    figures/speed.png   from figures/speed.json, which `python examples/benchmark.py generate --json FILE` writes
+    figures/speed.png   from figures/speed.json, as `python examples/benchmark.py generate --json FILE` writes it
 
 Needs matplotlib (`pip install '.[plot]'`). The pictures have a white background, so they can be read on a dark page.
 """

@@ -36,6 +36,7 @@ NOT_RUN = {
     "needs Docker": 2,
     "needs a run that was stopped": 1,
     "runs all tests": 2,
+    "needs PyTorch and a checkpoint": 1,
     "takes minutes": 4,
     "takes half an hour": 1,
     "takes hours": 1,
