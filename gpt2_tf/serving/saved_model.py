@@ -128,8 +128,7 @@ def _checked_defaults(
     if seed is None:
         raise ValueError("seed is None, but an export needs a number: requests without a seed get it")
     params = SamplingParams(length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    params.check_vocabulary_size(enc.n_vocab)
-    return params
+    return params.for_vocabulary(enc)
 
 
 def _checked_folder(out: str | os.PathLike) -> Path:

@@ -219,7 +219,7 @@ class Signatures:
 
     def decode(self, ids: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """Decode the first `count` ids, int32 [batch], of each row of `ids`, int32 [batch, seq]."""
-        ids = self._check_rows(ids, "ids")
+        ids, count = self._check_rows(ids, "ids"), check_shape(count, "count")
         columns = tf.shape(ids)[1]
         with tf.control_dependencies(
             [
@@ -321,19 +321,12 @@ class Signatures:
         return errors
 
     def _check_rows(self, x: tf.Tensor, name: str) -> tf.Tensor:
-        """The same tensor, once its shape is checked: its rank, and the number of rows.
-
-        TensorFlow checks no shape of a request. It believes the signature, and folds `tf.rank` to a constant.
-        """
-        rank, most = x.shape.rank, self.limits.max_batch
-        sizes = tf.concat([tf.shape(x), [0, 0]], axis=0)[:rank]  # zeros, so that a scalar has a first size too
-        axes = {1: "[batch]", 2: "[batch, seq]"}[rank]
+        """The same tensor, once the request's shape and number of rows are checked."""
+        x, most = check_shape(x, name), self.limits.max_batch
+        rows = tf.shape(x)[0]
         with tf.control_dependencies(
-            [require(tf.size(x) == tf.reduce_prod(sizes), f"{name} must have the shape {axes}; given:", tf.shape(x))]
+            [require((rows >= 1) & (rows <= most), f"{name} must have 1 to {most} rows; given:", rows)]
         ):
-            rows = tf.identity(sizes[0])
-        in_range = require((rows >= 1) & (rows <= most), f"{name} must have 1 to {most} rows; given:", rows)
-        with tf.control_dependencies([in_range]):
             return tf.identity(x)
 
     def _require_ids(self, ids: tf.Tensor) -> tf.Operation:
@@ -345,6 +338,20 @@ class Signatures:
             tf.reduce_min(ids),
             tf.reduce_max(ids),
         )
+
+
+def check_shape(x: tf.Tensor, name: str) -> tf.Tensor:
+    """The same tensor, once it has as many axes as its signature says.
+
+    TensorFlow does not check the shape of a request. It believes the signature, and folds `tf.rank(x)` to a constant.
+    So this function appends end marks to the sizes, and looks where they begin.
+    """
+    rank = x.shape.rank
+    sizes = tf.concat([tf.shape(x), [-1] * (rank + 1)], axis=0)
+    right_rank = tf.reduce_all(sizes[:rank] >= 0) & (sizes[rank] == -1)
+    axes = {1: "[batch]", 2: "[batch, seq]"}[rank]
+    with tf.control_dependencies([require(right_rank, f"{name} must have the shape {axes}; given:", tf.shape(x))]):
+        return tf.identity(x)
 
 
 def require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation:
@@ -362,6 +369,7 @@ def _input_dtype(name: str) -> tf.DType:
 
 def _one_value_per_row(settings: dict[str, tf.Tensor], batch: tf.Tensor) -> dict[str, tf.Tensor]:
     """Repeat settings of a single row, [1], for all rows: [batch]."""
+    settings = {name: check_shape(x, name) for name, x in settings.items()}
     checks = [
         require((tf.size(x) == batch) | (tf.size(x) == 1), f"{name} must have one value per row of text, or one value")
         for name, x in settings.items()
