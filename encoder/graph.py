@@ -119,6 +119,7 @@ class GraphEncoder(tf.Module):
         with tf.device(CPU):
             row = tf.cumsum(_rows_started(ids.row_splits)) - 1
             text = tf.strings.unsorted_segment_join(tf.gather(self.tokens, ids.values), row, ids.nrows())
+            text = tf.ensure_shape(text, [None])  # TensorFlow does not infer the rank, and exports name it
             return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
 
     def _match_starts(self, points: tf.RaggedTensor) -> tf.Tensor:

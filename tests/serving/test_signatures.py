@@ -4,6 +4,8 @@ import os
 import random
 import re
 import resource
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -266,6 +268,19 @@ def test_from_python_inputs_may_be_lists_and_left_out(exported, lively, enc):
         loaded.generate(text=["e"], seed=tf.constant([1]))
     with pytest.raises(TypeError, match=r"Cannot convert \[1\.5\].*length"):
         loaded.generate(text=["e"], length=[1.5])
+
+
+@pytest.mark.slow  # imports TensorFlow in another process
+def test_the_example_in_python_prints_the_models_texts(exported, lively, enc):
+    script = Path(__file__).parents[2] / "examples" / "use_export.py"
+    ran = subprocess.run([sys.executable, script, exported, "them", "e"], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    answers = [
+        model_answer(lively, enc, text, length=20, temperature=0.8, seed=seed)
+        for seed, text in enumerate(("them", "e"))
+    ]
+    pairs = zip(("them", "e"), answers, strict=True)
+    assert ran.stdout == "".join(f"{text}{answer[0]}\n[{answer[2]}]\n" for text, answer in pairs)
 
 
 def test_the_graph_does_not_depend_on_the_number_of_cores(exported, lively, enc, tmp_path, monkeypatch):
