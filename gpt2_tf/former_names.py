@@ -37,7 +37,10 @@ class FormerNames(MetaPathFinder, InspectLoader):
     """Finds a module by its former name and returns the current module, which then has both names."""
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in MODULES else None
+        if fullname not in MODULES:
+            return None
+        # `python -m` takes the program's name, `sys.argv[0]`, from the origin.
+        return ModuleSpec(fullname, self, origin=find_spec(MODULES[fullname]).origin)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(MODULES[spec.name])

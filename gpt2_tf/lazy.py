@@ -27,7 +27,10 @@ class Package(ModuleType):
             raise ImportError(f"gpt2_tf needs Keras on TensorFlow: KERAS_BACKEND is {backend!r}, set it to tensorflow")
         module, _, attribute = homes[name].partition(":")
         with without_tensorflow_noise():
-            value = importlib.import_module(module)
+            try:
+                value = importlib.import_module(module)
+            except AttributeError as error:  # Python would take it to say that this package lacks the name
+                raise ImportError(f"cannot import {module}: {error}") from error
             value = getattr(value, attribute) if attribute else value
         super().__setattr__(name, value)
         return value

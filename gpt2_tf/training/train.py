@@ -79,7 +79,7 @@ def run_training(
         >>> _ = Path("text.txt").write_text("to be or not to be, " * 20)
         >>> shape = {"n_layer": 1, "n_head": 1, "n_embd": 4, "n_ctx": 8}
         >>> run_training(["text.txt"], "run", init_from="scratch", vocab_size="chars", model_shape=shape, steps=2)
-        >>> latest_step("run")
+        >>> find_checkpoint("run")
         2
     """
     out, read_options, model_shape = Path(out), read_options or {}, model_shape or {}

@@ -322,8 +322,8 @@ def test_an_end_between_any_two_moves_leaves_no_mixture(folder, enc, monkeypatch
 
 def test_files_of_a_killed_process_are_removed(folder, enc):
     write("a.txt", "the")
-    write("out/.part-killed/lock", "")
-    write("out/.part-killed/files/train.bin", "train" * 9)
+    write("out/.part-0123456789abcdef/lock", "")
+    write("out/.part-0123456789abcdef/files/train.bin", "train" * 9)
     train, val, _ = prepare(["a.txt"], "out", enc)
     assert (train.tolist(), val) == (closed(enc, "the"), None)
     assert sorted(os.listdir("out")) == ["encoder.json", "train.bin", "train.json", "vocab.bpe"]
@@ -451,7 +451,12 @@ def test_a_model_and_foreign_ids_are_not_overwritten(folder, enc):
         ("a.csv", b"text\nab\xff", {}, r"a\.csv is not UTF-8: byte 0xff at offset 7"),
         ("a.jsonl", b'{"text": "\xff"}', {}, r"a\.jsonl is not UTF-8: byte 0xff at offset 10"),
         ("a.txt", b"", {}, r"there is no text in a\.txt; give files that hold text"),
-        ("a.txt", b"\xef\xbb\xbf", {"vocabulary": "chars"}, "there is no text to take the characters of"),
+        (
+            "a.txt",
+            b"\xef\xbb\xbf",
+            {"vocabulary": "chars"},
+            "the texts are empty; a vocabulary of characters needs at least one character",
+        ),
         ("a.csv", b"", {}, r"there is no text in a\.csv"),
         ("a.csv", b"a,b\n1,2\n", {}, r"a\.csv has the columns a, b; choose one with --column"),
         ("a.csv", b"a,b\n1,2\n", {"column": "c"}, r"a\.csv has no column 'c'; its first row has a, b"),
@@ -493,7 +498,7 @@ def test_a_model_and_foreign_ids_are_not_overwritten(folder, enc):
             {"val_fraction": 0.01},
             r"val_fraction 0\.01 of 4 tokens leaves none to train on or none to",
         ),
-        ("a.txt", b"abc", {"vocabulary": 300}, "the text gives 257 tokens, and n_vocab is 300"),
+        ("a.txt", b"abc", {"vocabulary": 300}, "the text gives only 257 tokens, but n_vocab is 300"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_ids(folder, enc, name, content, arguments, message):

@@ -1,8 +1,6 @@
-"""The bundled model is a small folder in OpenAI's form, and as good as the README says."""
+"""The bundled model is a small folder in OpenAI's form, and as good as docs/faithfulness.md says."""
 
 import importlib.util
-import re
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +87,4 @@ def test_the_bundled_model_predicts_the_unseen_tenth_of_shakespeare(nats_per_cha
     val_text = text[int(0.9 * len(text)) :]
     nats = nats_per_character(*load("shakespeare"), val_text)
     print(f"{nats:.4f} nats a character")
-    assert nats == pytest.approx(1.52, abs=0.005)  # as the README says
-
-
-def test_the_bundled_model_writes_the_readmes_example():
-    readme = Path(__file__).parents[2] / "README.md"
-    shown = re.search(r'"ROMEO:" --seed 1 --length 150 --temperature 0.8`\):\n(.*?)\n## ', readme.read_text(), re.S)[1]
-    model, enc = load("shakespeare")
-    (completion,) = generate(model, enc, "ROMEO:", seed=1, length=150, temperature=0.8)
-    assert textwrap.dedent(shown).strip() == (completion.prompt + completion.text).strip()
+    assert nats == pytest.approx(1.52, abs=0.005)  # as docs/faithfulness.md says
