@@ -34,7 +34,12 @@ MODULES |= {
 
 
 class FormerNames(MetaPathFinder, InspectLoader):
-    """Finds a module by its former name and returns the current module, which then has both names."""
+    """Finds a module by its former name and returns the current module, which then has both names.
+
+    Example:
+        >>> FormerNames().find_spec("gpt2_tf.dataset").name
+        'gpt2_tf.dataset'
+    """
 
     def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
         if fullname not in MODULES:
@@ -58,6 +63,13 @@ class FormerNames(MetaPathFinder, InspectLoader):
 
 
 def install() -> None:
-    """Let Python find the modules by their former names."""
+    """Let Python find the modules by their former names.
+
+    Example:
+        >>> install()
+        >>> import gpt2_tf.dataset
+        >>> gpt2_tf.dataset.__name__
+        'gpt2_tf.data.dataset'
+    """
     if not any(isinstance(finder, FormerNames) for finder in sys.meta_path):
         sys.meta_path.append(FormerNames())

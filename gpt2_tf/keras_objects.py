@@ -14,14 +14,23 @@ MODULES = ("gpt2_tf.model.gpt2", "gpt2_tf.training.optimizer")
 
 
 def register() -> None:
-    """Import the modules that register their classes with Keras. A Keras on another backend is left alone."""
+    """Import the modules that register their classes with Keras. A Keras on another backend is left alone.
+
+    Example:
+        >>> register()
+    """
     if sys.modules["keras"].backend.backend() == "tensorflow":
         for module in MODULES:
             importlib.import_module(module)
 
 
 class KerasImport(MetaPathFinder):
-    """Calls `register` after Python has imported `keras`."""
+    """Calls `register` after Python has imported `keras`.
+
+    Example:
+        >>> KerasImport().find_spec("numpy") is None  # it acts for `keras` alone
+        True
+    """
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname != "keras":
@@ -40,7 +49,11 @@ class KerasImport(MetaPathFinder):
 
 
 def install() -> None:
-    """Register the classes now if `keras` is imported already, and otherwise when it is."""
+    """Register the classes now if `keras` is imported already, and otherwise when it is.
+
+    Example:
+        >>> install()
+    """
     if "keras" in sys.modules:
         register()
     elif not any(isinstance(finder, KerasImport) for finder in sys.meta_path):

@@ -14,7 +14,13 @@ WITHOUT_TENSORFLOW = ("HParams", "SamplingParams", "main")
 
 
 class Package(ModuleType):
-    """A package whose public names are imported at their first use. `public_names` turns a package into a `Package`."""
+    """A package whose public names are imported at their first use. `public_names` turns a package into a `Package`.
+
+    Example:
+        >>> import gpt2_tf
+        >>> isinstance(gpt2_tf, Package)
+        True
+    """
 
     def __getattr__(self, name: str):
         homes = self.__dict__["_homes"]
@@ -53,7 +59,12 @@ def public_names(package: str, homes: Mapping[str, str]) -> None:
         homes: maps each public name to "module:attribute", or to "module" for a module.
 
     Example:
-        A package's `__init__.py` calls `public_names(__name__, {"GPT2": "gpt2_tf.model.gpt2:GPT2"})`.
+        A package's `__init__.py` calls `public_names(__name__, {"GPT2": "gpt2_tf.model.gpt2:GPT2"})`. Then its name
+        is imported at its first use:
+
+        >>> import gpt2_tf.model
+        >>> gpt2_tf.model.GPT2.__module__
+        'gpt2_tf.model.gpt2'
     """
     module = sys.modules[package]
     module.__dict__["_homes"] = dict(homes)
@@ -67,6 +78,10 @@ def without_tensorflow_noise() -> Iterator[None]:
 
     Exceptions are raised as usual. If the user has set TF_CPP_MIN_LOG_LEVEL to another value than 3, nothing is
     discarded.
+
+    Example:
+        >>> with without_tensorflow_noise():
+        ...     import tensorflow
     """
     if _noise_wanted or "tensorflow" in sys.modules or sys.__stderr__ is None:
         yield

@@ -48,12 +48,22 @@ def read_examples(text: str, name: str, task: str) -> list[Any]:
 
 
 def is_passage(values: Mapping[str, Any]) -> bool:
-    """Whether a JSON object has the form of a line for "lambada"."""
+    """Whether a JSON object has the form of a line for "lambada".
+
+    Example:
+        >>> is_passage({"text": "Good night, my lord"})
+        True
+    """
     return isinstance(values.get("text"), str)
 
 
 def is_question(values: Mapping[str, Any]) -> bool:
-    """Whether a JSON object has the form of a line for "choice"."""
+    """Whether a JSON object has the form of a line for "choice".
+
+    Example:
+        >>> is_question({"context": "Good night, my", "choices": [" lord", " chair"], "answer": 0})
+        True
+    """
     return (
         isinstance(values.get("context"), str)
         and isinstance(values.get("ending", ""), str)

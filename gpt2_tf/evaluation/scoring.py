@@ -41,6 +41,9 @@ def check_row(row: Row, n_ctx: int, where: str) -> None:
         row: from `continuation_row`.
         n_ctx: the model's window, in tokens.
         where: the file and line, for the error message.
+
+    Example:
+        >>> check_row(Row([1, 2, 3], count=1), n_ctx=2, where="examples.jsonl: line 1")
     """
     if len(row.ids) > n_ctx + 1:
         raise ValueError(
@@ -78,6 +81,12 @@ def score_rows(
 
     Raises:
         ValueError: `batch_size` is out of range, or the model's logits are not finite.
+
+    Example:
+        >>> from gpt2_tf.generation.engine import as_engine
+        >>> (scores,) = score_rows(as_engine(model), [Row([10, 20, 30], count=2)], batch_size=8)
+        >>> scores.logprobs.shape
+        (2,)
     """
     if not is_whole(batch_size, 1, 2**31 - 1):
         raise ValueError(f"batch_size is {batch_size!r}, but must be a whole number of at least 1")

@@ -14,7 +14,14 @@ from gpt2_tf.model.gpt2 import GPT2
 
 
 class FinishedTexts(NamedTuple):
-    """The best texts that have ended. The best comes first."""
+    """The best texts that have ended. The best comes first.
+
+    Example:
+        >>> stop_table = np.zeros([1, model.hparams.n_vocab])
+        >>> best = search_beams(model, [10], stop_table, num_beams=2, num_return=2, length=3, length_penalty=1.0)
+        >>> best.n_new.numpy().tolist()
+        [3, 3]
+    """
 
     tokens: tf.Tensor  # int32 [n, seq], with the context; shorter texts are right-padded
     logprobs: tf.Tensor  # float32 [n, new]
@@ -24,7 +31,12 @@ class FinishedTexts(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """The state of the search: the beams, which are the texts still being continued, and the finished texts."""
+    """The state of the search: the beams, which are the texts still being continued, and the finished texts.
+
+    Example:
+        >>> list(BeamState._fields)
+        ['tokens', 'logprobs', 'total', 'stop_state', 'past', 'finished']
+    """
 
     tokens: tf.Tensor  # int32 [beams, seq], with the context
     logprobs: tf.Tensor  # float32 [beams, new]
@@ -35,7 +47,13 @@ class BeamState(NamedTuple):
 
 
 class BeamSearch(NamedTuple):
-    """The settings of a search, and its steps."""
+    """The settings of a search, and its steps.
+
+    Example:
+        >>> search = BeamSearch(2, 1, 9, length_penalty=tf.constant(1.0, tf.float64), stop_table=None, forbidden=None)
+        >>> search.score(total=tf.constant(-6.0), n_new=tf.constant(3)).numpy().item()
+        -2.0
+    """
 
     num_beams: tf.Tensor  # int32
     num_return: tf.Tensor  # int32: how many finished texts are kept
@@ -114,6 +132,9 @@ def build_search_loop(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
     """Build the compiled loop `search_on(state, search) -> BeamState`, for `GPT2.traced`.
 
     One call takes at most `STEPS_PER_CHUNK` steps, so that Ctrl-C takes effect soon.
+
+    Example:
+        >>> search_on = model.traced(build_search_loop)  # `search_beams` calls it
     """
     integers, integer = tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int32)
     numbers, rows = tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)
@@ -155,7 +176,14 @@ def search_beams(
     length_penalty: float,
     forbidden: Collection[int] = (),
 ) -> FinishedTexts:
-    """Search for the best continuations of the context. `Engine.search_beams` describes the arguments."""
+    """Search for the best continuations of the context. `Engine.search_beams` describes the arguments.
+
+    Example:
+        >>> stop_table = np.zeros([1, model.hparams.n_vocab])  # one state, which no token leaves: nothing stops a text
+        >>> best = search_beams(model, [10], stop_table, num_beams=3, num_return=1, length=4, length_penalty=1.0)
+        >>> best.tokens.shape.as_list()  # with the context
+        [1, 5]
+    """
     tokens, zero = tf.constant([context], tf.int32), tf.constant([0])
     past = prefill(model, tokens, pad_lengths=zero)
     none = tf.zeros([0], tf.int32)

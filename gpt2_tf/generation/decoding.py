@@ -26,6 +26,10 @@ def prefill(
 
     The last token is the first input of `decode_one_token`. This function is not compiled, because compiling it for one
     text takes longer than it saves.
+
+    Example:
+        >>> kv_cache.length(prefill(model, tf.constant([[10, 20, 30]])))
+        2
     """
     return model.hidden_states(tokens[:, :-1], past, pad_lengths)[1]
 
@@ -37,13 +41,26 @@ def decode_one_token(
 
     Returns:
         The logits of the next token, [batch, n_vocab], and the KV cache with the token's keys and values appended.
+
+    Example:
+        >>> tokens = tf.constant([[10, 20, 30]])
+        >>> logits, present = decode_one_token(model, tokens[:, -1], prefill(model, tokens))
+        >>> logits.shape == [1, model.hparams.n_vocab], kv_cache.length(present)
+        (True, 3)
     """
     h, present = model.hidden_states(token[:, None], past, pad_lengths)
     return model.logits(h)[:, 0], present
 
 
 class DecodeState(NamedTuple):
-    """Everything that the decode loop needs in order to continue."""
+    """Everything that the decode loop needs in order to continue.
+
+    Example:
+        >>> tokens, zero = tf.constant([[10, 20]]), tf.constant([0])
+        >>> state = DecodeState(tokens, zero, prefill(model, tokens), zero, n_new=zero, logprobs=tf.zeros([1, 0]))
+        >>> state.active(limit=tf.constant([5])).numpy().tolist()
+        [True]
+    """
 
     tokens: tf.Tensor  # int32 [batch, seq]; shorter rows are left-padded
     pad_lengths: tf.Tensor  # int32 [batch]: the length of each row's padding
@@ -80,6 +97,16 @@ def decode_step(
     """Sample one more token per row. `noise` is float64 [batch], `limit` int32 [batch].
 
     A row that has ended gets tokens too, which have no meaning; its `stop_state` and `n_new` no longer change.
+
+    Example:
+        >>> from gpt2_tf.generation.params import SamplingParams
+        >>> from gpt2_tf.generation.sampler import make_sampler
+        >>> tokens, zero = tf.constant([[10, 20]]), tf.constant([0])
+        >>> state = DecodeState(tokens, zero, prefill(model, tokens), zero, zero, tf.zeros([1, 0]))
+        >>> sampler = make_sampler(SamplingParams(), model.hparams.n_vocab)
+        >>> state = decode_step(model, state, sampler, noise=tf.constant([0.5], tf.float64), limit=tf.constant([5]))
+        >>> state.tokens.shape.as_list(), state.n_new.numpy().tolist()
+        ([1, 3], [1])
     """
     logits, past = decode_one_token(model, state.tokens[:, -1], state.past, state.pad_lengths)
     history = History(state.tokens, state.pad_lengths, state.stop_state, state.n_new)
@@ -107,6 +134,18 @@ def build_decode_loop(
         model: the model that the loop runs.
         extra_filters: the caller's own filters.
         batch: the number of rows. None compiles one loop for any number; a loop for exactly 1 row is faster.
+
+    Example:
+        >>> from gpt2_tf.generation.params import SamplingParams
+        >>> from gpt2_tf.generation.sampler import make_sampler
+        >>> decode = model.traced(build_decode_loop, (), 1)  # no extra filters, one row
+        >>> tokens, zero = tf.constant([[10, 20]]), tf.constant([0])
+        >>> past = kv_cache.split_tail(prefill(model, tokens))
+        >>> state = DecodeState(tokens, zero, past, zero, zero, tf.zeros([1, 0]))
+        >>> sampler = make_sampler(SamplingParams(), model.hparams.n_vocab)
+        >>> state = decode(state, sampler, tf.constant(UniformNoise(seed=1, rows=[0]).columns(0, 4)), tf.constant([3]))
+        >>> int(state.n_new[0])
+        3
     """
     state, sampler, noise = _input_specs(model, batch)
     shapes = tf.nest.map_structure(lambda spec: spec.shape, state)
@@ -132,6 +171,18 @@ def build_verify_step(model: GPT2, extra_filters: tuple[Filter, ...]) -> tf.type
 
     The step runs the proposed tokens, int32 [n], in one forward pass. It keeps each proposal that the decode loop would
     have written, and adds one token more. It takes a batch of one row. `noise` is float64 [1, n + 1].
+
+    Example:
+        >>> from gpt2_tf.generation.params import SamplingParams
+        >>> from gpt2_tf.generation.sampler import make_sampler
+        >>> tokens, zero = tf.constant([[10, 20]]), tf.constant([0])
+        >>> past = kv_cache.split_tail(prefill(model, tokens))
+        >>> state = DecodeState(tokens, zero, past, zero, zero, tf.zeros([1, 0]))
+        >>> sampler = make_sampler(SamplingParams(), model.hparams.n_vocab)
+        >>> noise = tf.constant(UniformNoise(seed=1, rows=[0]).columns(0, 3))
+        >>> state = model.traced(build_verify_step, ())(state, tf.constant([30, 40]), sampler, noise)
+        >>> 1 <= int(state.n_new[0]) <= 3  # the right proposals, and one token more
+        True
     """
     state, sampler, noise = _input_specs(model)
 
@@ -191,6 +242,15 @@ def extend_rows(
         steps: yield after at most this many new tokens per row.
         proposer: proposes the next tokens; needs a batch of one row. `proposer(text, n_new, n)` gets the tokens in the
             window, how many of them are new, and how many it may propose. Its proposals change only the speed.
+
+    Example:
+        >>> from gpt2_tf.generation.params import SamplingParams
+        >>> from gpt2_tf.generation.sampler import make_sampler
+        >>> sampler = make_sampler(SamplingParams(), model.hparams.n_vocab)
+        >>> for (chunk,) in extend_rows(model, [[10, 20]], sampler, limits=[9], noise=UniformNoise(seed=1, rows=[0])):
+        ...     print(len(chunk.ids), chunk.finish_reason)
+        8 None
+        1 length
     """
     extra_filters = tuple(extra_filters)
     n_ctx = model.hparams.n_ctx
@@ -245,6 +305,11 @@ def check_logprobs(logprobs: Sequence[float] | tf.Tensor) -> None:
     """Raise ValueError for a log-probability that is not finite.
 
     `Sampler.sample_token` gives inf where the filters left no token. NaN comes from weights that have diverged.
+
+    Example:
+        >>> check_logprobs([-0.5, float("nan")])
+        Traceback (most recent call last):
+        ValueError: the model's logits are not finite: ...
     """
     if np.isposinf(logprobs).any():
         raise ValueError(
@@ -259,7 +324,13 @@ def check_logprobs(logprobs: Sequence[float] | tf.Tensor) -> None:
 
 
 def left_pad(rows: Sequence[Sequence[int]]) -> tuple[tf.Tensor, tf.Tensor]:
-    """Left-pad rows of different lengths: int32 [batch, seq], and the length of each row's padding, int32 [batch]."""
+    """Left-pad rows of different lengths: int32 [batch, seq], and the length of each row's padding, int32 [batch].
+
+    Example:
+        >>> tokens, pad_lengths = left_pad([[10, 20, 30], [40]])
+        >>> tokens.numpy().tolist(), pad_lengths.numpy().tolist()
+        ([[10, 20, 30], [0, 0, 40]], [0, 2])
+    """
     seq = max(map(len, rows))
     pad_lengths = [seq - len(row) for row in rows]
     tokens = [[0] * n + list(row) for n, row in zip(pad_lengths, rows, strict=True)]

@@ -28,6 +28,10 @@ class Chunk(NamedTuple):
 
     `finish_reason` is "stop" or "length" in the row's last chunk, and None before it. A token that stopped the row is
     the last of `ids`.
+
+    Example:
+        >>> Chunk(row=0, ids=[15496], logprobs=[-9.5], finish_reason=None).ids
+        [15496]
     """
 
     row: int
@@ -37,14 +41,25 @@ class Chunk(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Token ids, and how many at their end are to be scored: `count`, at most len(ids) - 1."""
+    """Token ids, and how many at their end are to be scored: `count`, at most len(ids) - 1.
+
+    Example:
+        >>> Row(ids=[10, 20, 30], count=2).count  # 20 and 30 are scored, each after the tokens before it
+        2
+    """
 
     ids: Sequence[int] | np.ndarray
     count: int
 
 
 class Likelihood(NamedTuple):
-    """The scores of one row's last `count` tokens, [count] each."""
+    """The scores of one row's last `count` tokens, [count] each.
+
+    Example:
+        >>> scores = Likelihood(np.float32([-0.5, -2]), np.array([True, False]), np.array([True, False]))
+        >>> float(scores.logprobs.sum())
+        -2.5
+    """
 
     logprobs: np.ndarray  # float32: natural log-probabilities
     greedy: np.ndarray  # bool: no token of the vocabulary is more likely
@@ -52,7 +67,12 @@ class Likelihood(NamedTuple):
 
 
 class Beam(NamedTuple):
-    """One finished text of a beam search. A token that stopped it is the last of `ids`."""
+    """One finished text of a beam search. A token that stopped it is the last of `ids`.
+
+    Example:
+        >>> Beam(ids=[10, 20], logprobs=[-0.5, -1.5], finish_reason="length", score=-1.0).score
+        -1.0
+    """
 
     ids: list[int]
     logprobs: list[float]

@@ -16,7 +16,14 @@ DTYPES = {int: tf.int32, float: tf.float32}
 
 
 class History(NamedTuple):
-    """What the sampler knows about each row's text so far."""
+    """What the sampler knows about each row's text so far.
+
+    Example:
+        >>> zero = tf.zeros([1], tf.int32)
+        >>> history = History(tf.constant([[10, 20]]), pad_lengths=zero, stop_state=zero, n_new=zero)
+        >>> history.tokens.shape.as_list()
+        [1, 2]
+    """
 
     tokens: tf.Tensor  # int32 [batch, seq]; shorter rows are left-padded
     pad_lengths: tf.Tensor  # int32 [batch]: the length of each row's padding
@@ -28,6 +35,10 @@ class Sampler(NamedTuple):
     """The sampling settings as tensors, in the order in which they act. `make_sampler` makes a Sampler.
 
     `temperature`, `top_k`, `top_p` and `min_p` may instead hold one number per row, [batch, 1].
+
+    Example:
+        >>> make_sampler(SamplingParams(top_k=40), n_vocab=50257).top_k.numpy().item()
+        40
     """
 
     logit_bias: tf.Tensor  # float32 [n_vocab], or [1] where no token has a bias
@@ -147,7 +158,12 @@ def make_sampler(params: SamplingParams, n_vocab: int, stop_table: np.ndarray | 
 
 
 def sampler_specs(n_vocab: int) -> Sampler:
-    """Return the tensor specs of a Sampler with any settings, so that one trace serves them all."""
+    """Return the tensor specs of a Sampler with any settings, so that one trace serves them all.
+
+    Example:
+        >>> sampler_specs(n_vocab=50257).stop_table.shape.as_list()
+        [None, 50257]
+    """
     specs = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), make_sampler(SamplingParams(), n_vocab))
     return specs._replace(
         logit_bias=tf.TensorSpec([None], tf.float32), stop_table=tf.TensorSpec([None, n_vocab], tf.int32)

@@ -42,6 +42,12 @@ def build_prefill(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
     """Build the compiled `prefill(tokens, past, pad_lengths) -> KVCache`, for `GPT2.traced`.
 
     A draft model calls it many times per text, so compiling it is worth the time.
+
+    Example:
+        >>> empty = kv_cache.empty(model.hparams, 1, model.compute_dtype)
+        >>> past = model.traced(build_prefill)(tf.constant([[10, 20, 30]]), empty, tf.constant([0]))
+        >>> int(kv_cache.length(past))
+        2
     """
     tokens, pad_lengths = tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1], tf.int32)
     past = kv_cache.tensor_specs(model.hparams, model.compute_dtype, batch=1)
@@ -54,7 +60,16 @@ def build_prefill(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
 
 
 class DraftModel:
-    """A smaller model that proposes the tokens it would sample with the same settings and the same random numbers."""
+    """A smaller model that proposes the tokens it would sample with the same settings and the same random numbers.
+
+    Example:
+        >>> from gpt2_tf.generation.params import SamplingParams
+        >>> from gpt2_tf.generation.sampler import make_sampler
+        >>> sampler = make_sampler(SamplingParams(), model.hparams.n_vocab)
+        >>> draft = DraftModel(model, sampler, UniformNoise(seed=1, rows=[0]))
+        >>> len(draft([10, 20], n_new=0, n=3))
+        3
+    """
 
     def __init__(self, model: GPT2, sampler: Sampler, noise: UniformNoise, extra_filters: Sequence[Filter] = ()):
         self.model, self.sampler, self.noise, self.extra_filters = model, sampler, noise, tuple(extra_filters)

@@ -112,6 +112,14 @@ def build_scorer(model: GPT2) -> tf.types.experimental.PolymorphicFunction:
 
     It takes left-padded tokens, int32 [batch, seq], and returns what `loss.likelihood` returns for the last `counts`
     tokens of each row, row after row. Logits of the whole batch are never in memory together.
+
+    Example:
+        >>> scorer = model.traced(build_scorer)
+        >>> nothing = tf.zeros([model.hparams.n_vocab], tf.bool)
+        >>> tokens, pad_lengths, counts = tf.constant([[10, 20, 30]]), tf.constant([0]), tf.constant([2])
+        >>> logprobs, greedy, filtered = scorer(tokens, pad_lengths, counts, nothing)
+        >>> logprobs.shape.as_list()
+        [2]
     """
     rows = tf.TensorSpec([None], tf.int32)
     excluded = tf.TensorSpec([model.hparams.n_vocab], tf.bool)

@@ -35,6 +35,10 @@ def make_strategy(name: str | None) -> tf.distribute.Strategy:
 
     Raises:
         ValueError: no strategy has this name, or `TF_CONFIG` is missing or invalid.
+
+    Example:
+        >>> make_strategy(None).num_replicas_in_sync
+        1
     """
     if name is None:
         return tf.distribute.get_strategy()
@@ -49,18 +53,33 @@ def make_strategy(name: str | None) -> tf.distribute.Strategy:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Return whether this process is the worker that writes the run's files."""
+    """Return whether this process is the worker that writes the run's files.
+
+    Example:
+        >>> is_chief(make_strategy(None))
+        True
+    """
     return strategy.extended.should_checkpoint
 
 
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
-    """Return whether the strategy spans the processes that `TF_CONFIG` names."""
+    """Return whether the strategy spans the processes that `TF_CONFIG` names.
+
+    Example:
+        >>> is_multi_worker(make_strategy(None))
+        False
+    """
     kind = tf.distribute.MultiWorkerMirroredStrategy
     return isinstance(strategy, kind) and bool(strategy.cluster_resolver.cluster_spec().as_dict())
 
 
 def all_reduce_sum(values: Any) -> Any:
-    """Sum a nested structure of tensors over all replicas. Call it within a replica's step."""
+    """Sum a nested structure of tensors over all replicas. Call it within a replica's step.
+
+    Example:
+        >>> float(all_reduce_sum(tf.constant(3.0)))  # of one replica
+        3.0
+    """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return values
@@ -72,6 +91,13 @@ def run_if(condition: tf.Tensor, function: Callable[[Any], None], values: Any) -
 
     `function` may update variables. With a strategy, TensorFlow updates a variable in all replicas together
     (`merge_call`), which fails within a replica's `tf.cond`. So the `tf.cond` is placed around all replicas.
+
+    Example:
+        >>> total = tf.Variable(0.0)
+        >>> run_if(tf.constant(True), total.assign_add, 2.0)
+        >>> run_if(tf.constant(False), total.assign_add, 2.0)
+        >>> float(total)
+        2.0
     """
 
     def run_all(strategy, conditions, values):
@@ -92,7 +118,12 @@ def run_if(condition: tf.Tensor, function: Callable[[Any], None], values: Any) -
 
 
 def per_replica_seed(seed: tf.Tensor) -> tf.Tensor:
-    """Derive a per-replica seed, int32 [2]; unchanged with one replica."""
+    """Derive a per-replica seed, int32 [2]; unchanged with one replica.
+
+    Example:
+        >>> per_replica_seed(tf.constant([0, 1])).numpy().tolist()
+        [0, 1]
+    """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return seed
@@ -100,7 +131,11 @@ def per_replica_seed(seed: tf.Tensor) -> tf.Tensor:
 
 
 def barrier(strategy: tf.distribute.Strategy) -> None:
-    """Wait until all workers have called this function."""
+    """Wait until all workers have called this function.
+
+    Example:
+        >>> barrier(make_strategy(None))  # returns at once, since there are no other workers
+    """
     if is_multi_worker(strategy):
         strategy.reduce(tf.distribute.ReduceOp.SUM, tf.constant(1.0), axis=None)
 
@@ -111,6 +146,10 @@ def one_line_worker_errors(strategy: tf.distribute.Strategy) -> Iterator[None]:
 
     TensorFlow notices a process that exits at once. A machine that stops answering is noticed by its missing
     heartbeats, after 10 seconds.
+
+    Example:
+        >>> with one_line_worker_errors(make_strategy(None)):
+        ...     pass  # train here
     """
     try:
         yield

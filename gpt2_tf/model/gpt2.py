@@ -26,6 +26,10 @@ def normal(stdev: float | None) -> keras.initializers.Initializer | Callable | s
 
     Args:
         stdev: standard deviation; 0 gives zeros, None leaves the memory uninitialised until weights are loaded.
+
+    Example:
+        >>> float(tf.reduce_sum(tf.abs(normal(0.02)([2, 3]))) > 0)
+        1.0
     """
     if stdev is None:
         return lambda shape, dtype: tf.raw_ops.Empty(shape=shape, dtype=dtype)
@@ -33,13 +37,24 @@ def normal(stdev: float | None) -> keras.initializers.Initializer | Callable | s
 
 
 def split_heads(x: tf.Tensor, n_head: int) -> list[tf.Tensor]:
-    """[batch, seq, 3 n_embd] -> queries, keys and values, each [batch, n_head, seq, head_dim]"""
+    """[batch, seq, 3 n_embd] -> queries, keys and values, each [batch, n_head, seq, head_dim]
+
+    Example:
+        >>> q, k, v = split_heads(tf.zeros([1, 5, 3 * 8]), n_head=2)
+        >>> q.shape.as_list()
+        [1, 2, 5, 4]
+    """
     batch, seq, n_state = ops.sizes(x)
     return tf.unstack(tf.transpose(tf.reshape(x, [batch, seq, 3, n_head, n_state // n_head // 3]), [2, 0, 3, 1, 4]))
 
 
 def merge_heads(x: tf.Tensor) -> tf.Tensor:
-    """[batch, n_head, seq, head_dim] -> [batch, seq, n_embd]"""
+    """[batch, n_head, seq, head_dim] -> [batch, seq, n_embd]
+
+    Example:
+        >>> merge_heads(tf.zeros([1, 2, 5, 4])).shape.as_list()
+        [1, 5, 8]
+    """
     batch, n_head, seq, head_dim = ops.sizes(x)
     return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [batch, seq, n_head * head_dim])
 
@@ -52,13 +67,22 @@ def attention_mask(nd: tf.Tensor | int, ns: tf.Tensor | int, pad_lengths: tf.Ten
 
     Returns:
         bool [nd, ns], or with `pad_lengths` [batch, 1, nd, ns].
+
+    Example:
+        >>> attention_mask(2, 3).numpy().astype(int).tolist()  # the last 2 of 3 tokens
+        [[1, 1, 0], [1, 1, 1]]
     """
     mask = tf.range(nd)[:, None] >= tf.range(ns) - ns + nd
     return mask if pad_lengths is None else mask & (tf.range(ns) >= pad_lengths[:, None, None, None])
 
 
 class Norm(keras.layers.Layer):
-    """Layer normalisation with gain `g` and bias `b`."""
+    """Layer normalisation with gain `g` and bias `b`.
+
+    Example:
+        >>> Norm()(tf.constant([[1.0, 3.0]])).numpy().round(3).tolist()
+        [[-1.0, 1.0]]
+    """
 
     def build(self, input_shape):
         self.g = self.add_weight(name="g", shape=input_shape[-1:], initializer="ones")
@@ -75,6 +99,13 @@ class Conv1D(keras.layers.Layer):
     """A dense layer, [..., nx] -> [..., nf]. OpenAI stores `w` as [1, nx, nf].
 
     With a `lora_rank`, the layer computes with `w + lora_a @ lora_b`, of shapes [nx, lora_rank] and [lora_rank, nf].
+
+    Example:
+        >>> layer = Conv1D(nf=3, w_init_stdev=0.02)
+        >>> layer(tf.zeros([2, 5, 4])).shape.as_list()
+        [2, 5, 3]
+        >>> tuple(layer.w.shape)
+        (1, 4, 3)
     """
 
     def __init__(self, nf: int, w_init_stdev: float | None, lora_rank: int | None = None, **kwargs):
@@ -106,7 +137,14 @@ class Conv1D(keras.layers.Layer):
 
 
 class Attention(keras.layers.Layer):
-    """Masked multi-head self-attention over cached and new tokens."""
+    """Masked multi-head self-attention over cached and new tokens.
+
+    Example:
+        >>> x = tf.zeros([1, 5, model.hparams.n_embd])
+        >>> a, present = model.get_layer("h0").attn(x, attention_mask(5, 5))
+        >>> a.shape == x.shape, kv_cache.length([present])
+        (True, 5)
+    """
 
     def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_ranks: Mapping[str, int], **kwargs):
         super().__init__(**kwargs)
@@ -137,7 +175,13 @@ class Attention(keras.layers.Layer):
 
 
 class MLP(keras.layers.Layer):
-    """Two dense layers with a GELU between them; the inner width is 4 n_embd."""
+    """Two dense layers with a GELU between them; the inner width is 4 n_embd.
+
+    Example:
+        >>> x = tf.zeros([1, 5, model.hparams.n_embd])
+        >>> model.get_layer("h0").mlp(x).shape == x.shape
+        True
+    """
 
     def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_ranks: Mapping[str, int], **kwargs):
         super().__init__(**kwargs)
@@ -158,7 +202,14 @@ class MLP(keras.layers.Layer):
 
 
 class Block(keras.layers.Layer):
-    """One transformer block: attention and MLP, each with a normalised input and a residual connection."""
+    """One transformer block: attention and MLP, each with a normalised input and a residual connection.
+
+    Example:
+        >>> x = tf.zeros([1, 5, model.hparams.n_embd])
+        >>> y, present = model.get_layer("h0")(x, attention_mask(5, 5))
+        >>> y.shape == x.shape
+        True
+    """
 
     def __init__(self, hparams: HParams, w_init_stdev: float | None, lora_ranks: Mapping[str, int], **kwargs):
         super().__init__(**kwargs)
@@ -183,7 +234,13 @@ class Block(keras.layers.Layer):
 
 
 def recompute(block: Block, x: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-    """Run a block in training. Its activations are not kept, but computed again for the gradient."""
+    """Run a block in training. Its activations are not kept, but computed again for the gradient.
+
+    Example:
+        >>> x = tf.zeros([1, 5, model.hparams.n_embd])
+        >>> recompute(model.get_layer("h0"), x, attention_mask(5, 5), seed=None).shape == x.shape
+        True
+    """
     return tf.recompute_grad(lambda x: block(x, mask, seed=seed, training=True)[0])(x)
 
 

@@ -22,6 +22,10 @@ def layer_ranks(rank: int | None, targets: Sequence[str]) -> dict[str, int]:
 
     Raises:
         ValueError: `rank` is not a positive integer, or a target is not one of `TARGETS`.
+
+    Example:
+        >>> layer_ranks(8, ["c_attn", "c_proj"])
+        {'c_attn': 8, 'c_proj': 8}
     """
     if rank is None:
         return {}
@@ -33,7 +37,12 @@ def layer_ranks(rank: int | None, targets: Sequence[str]) -> dict[str, int]:
 
 
 def low_rank(x: tf.Tensor, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """Multiply the last axis of `x`, [..., nx], by `a`, [nx, rank], and by `b`, [rank, nf]. Returns [..., nf]."""
+    """Multiply the last axis of `x`, [..., nx], by `a`, [nx, rank], and by `b`, [rank, nf]. Returns [..., nf].
+
+    Example:
+        >>> low_rank(tf.ones([5, 4]), a=tf.ones([4, 2]), b=tf.ones([2, 3])).shape.as_list()
+        [5, 3]
+    """
     y = tf.matmul(tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), a), b)
     return tf.reshape(y, [*ops.sizes(x)[:-1], b.shape[-1]])
 

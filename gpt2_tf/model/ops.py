@@ -27,6 +27,10 @@ def gelu(x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
 
     Args:
         training: whether to use the gradient of `lean_gradient`, which keeps less in memory. Default: no.
+
+    Example:
+        >>> print(gelu(tf.constant([-1.0, 0.0, 1.0])).numpy().round(4))
+        [-0.1588  0.      0.8412]
     """
 
     def tanh(x):
@@ -48,6 +52,10 @@ def norm(x: tf.Tensor, g: tf.Tensor, b: tf.Tensor, training: bool | None = None)
 
     Args:
         training: whether to use the gradient of `lean_gradient`, which keeps less in memory. Default: no.
+
+    Example:
+        >>> norm(tf.constant([[1.0, 3.0]]), g=tf.ones(2), b=tf.zeros(2)).numpy().round(3).tolist()
+        [[-1.0, 1.0]]
     """
 
     def normalize(x):
@@ -74,6 +82,15 @@ def lean_gradient(forward: Callable, gradient: Callable) -> Callable:
     TensorFlow's own gradient would keep every intermediate result too: for GELU, seven more tensors of the size of `x`.
 
     Use it in training only, within `free_gradients_with`.
+
+    Example:
+        >>> square = lean_gradient(lambda x: x * x, lambda upstream, x: upstream * 2 * x)
+        >>> x = tf.constant(3.0)
+        >>> with tf.GradientTape() as tape:
+        ...     tape.watch(x)
+        ...     y = square(x)
+        >>> float(y), float(tape.gradient(y, x))
+        (9.0, 6.0)
     """
     return tf.custom_gradient(lambda *inputs: (forward(*inputs), lambda upstream: gradient(upstream, *inputs)))
 
@@ -85,6 +102,10 @@ def free_gradients_with(model: object) -> Iterator[None]:
     `tf.custom_gradient` and `tf.recompute_grad` enter each use in a table of the process, which TensorFlow never
     clears. The entries hold the graph. So the entries that are made within this context are removed when `model` is
     freed. The table has no public function for that.
+
+    Example:
+        >>> with free_gradients_with(model), tf.GradientTape() as tape:
+        ...     loss = tf.reduce_sum(model.hidden_states([[10, 20]], training=True)[0])
     """
     table = gradient_registry._registry
     before = set(table)
@@ -99,6 +120,10 @@ def softmax(x: tf.Tensor) -> tf.Tensor:
 
     oneDNN compiles a new kernel for each length of a single row, [..., 1, n]. While a text is written, each step has
     another length, so a single row is computed by simpler kernels.
+
+    Example:
+        >>> softmax(tf.constant([[0.0, 0.0]])).numpy().tolist()
+        [[0.5, 0.5]]
     """
     if x.shape[-2] != 1:
         return tf.nn.softmax(x)
@@ -111,6 +136,10 @@ def matmul(x: tf.Tensor, y: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
 
     For a single float32 row, [..., 1, n], oneDNN reads `y` slowly and compiles a new kernel for each length. TensorFlow
     does not pass `BatchMatMulV3` to oneDNN, so a single row uses this operation.
+
+    Example:
+        >>> matmul(tf.constant([[1.0, 2.0]]), tf.constant([[3.0], [4.0]])).numpy().tolist()
+        [[11.0]]
     """
     if x.shape[-2] != 1 or x.dtype != tf.float32:
         return tf.matmul(x, y, transpose_b=transpose_b)
@@ -122,6 +151,10 @@ def linear(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
 
     The time of a single token is the time of reading `w`, which one thread cannot do at the memory's full speed. So `w`
     is cut into parts along `nx`, which threads read at the same time; the sum of the parts' products is the result.
+
+    Example:
+        >>> linear(tf.constant([[1.0, 2.0]]), tf.constant([[[3.0], [4.0]]])).numpy().tolist()
+        [[11.0]]
     """
     _, nx, nf = w.shape
     if x.shape[:-1].num_elements() == 1:
@@ -138,6 +171,11 @@ def tied_logits(h: tf.Tensor, wte: tf.Tensor) -> tf.Tensor:
     Returns [batch, seq, n_vocab]. For one token per row, two cases have faster equivalents: with a single row,
     TensorFlow multiplies two equal rows faster than one; with several, `wte` times the rows takes half the time of the
     rows times `wte`.
+
+    Example:
+        >>> h, wte = tf.constant([[[1.0, 2.0]]]), tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> tied_logits(h, wte).numpy().tolist()
+        [[[1.0, 2.0, 3.0]]]
     """
     if h.shape[1] != 1:
         return tf.matmul(h, wte, transpose_b=True)
@@ -156,6 +194,11 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None, site: int) -> tf.
         rate: the share that is dropped, in [0, 1).
         seed: int32 [2]; None returns `x` unchanged.
         site: number of the place in the model, so that places with the same seed differ.
+
+    Example:
+        >>> x = dropout(tf.ones([1000]), rate=0.2, seed=tf.constant([0, 1]), site=0)
+        >>> sorted(set(x.numpy().tolist()))
+        [0.0, 1.25]
     """
     if seed is None or not rate:
         return x
@@ -166,6 +209,10 @@ def sizes(x: tf.Tensor) -> list[int | tf.Tensor]:
     """Return the sizes of the axes of `x`, for `tf.reshape`.
 
     Known sizes are numbers. A single unknown size is -1, which needs no operation; several are scalar tensors.
+
+    Example:
+        >>> sizes(tf.zeros([2, 3]))
+        [2, 3]
     """
     if x.shape.as_list().count(None) <= 1:
         return [-1 if size is None else size for size in x.shape]

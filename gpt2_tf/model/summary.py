@@ -6,7 +6,13 @@ import keras
 
 
 class Embedding(keras.layers.Layer):
-    """A row of the summary for a variable that belongs to the model itself."""
+    """A row of the summary for a variable that belongs to the model itself.
+
+    Example:
+        >>> row = Embedding(model.wpe, (None, model.hparams.n_embd))
+        >>> row.count_params() == model.hparams.n_ctx * model.hparams.n_embd
+        True
+    """
 
     def __init__(self, variable: keras.Variable, output_shape: tuple[int | None, ...]):
         super().__init__(name=variable.name)

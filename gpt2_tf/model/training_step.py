@@ -10,7 +10,13 @@ from gpt2_tf.model.loss import cross_entropy
 
 
 def unpack_batch(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the tokens and targets of the batch that Keras passes to a step."""
+    """Return the tokens and targets of the batch that Keras passes to a step.
+
+    Example:
+        >>> tokens, targets = unpack_batch((tf.constant([[1, 2]]), tf.constant([[2, 3]])))
+        >>> targets.numpy().tolist()
+        [[2, 3]]
+    """
     tokens, targets, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     if targets is None:
         raise ValueError(
@@ -30,12 +36,23 @@ def unpack_batch(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def count_targets(targets: tf.Tensor) -> tf.Tensor:
-    """Return the number of targets that are not padding, float32 []."""
+    """Return the number of targets that are not padding, float32 [].
+
+    Example:
+        >>> float(count_targets(tf.constant([[5, 7, -1]])))
+        2.0
+    """
     return tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
 
 
 def reject_text(x: Any) -> None:
-    """Raise a ValueError if `x` is text, which Keras would call an invalid dtype or an unrecognized data type."""
+    """Raise a ValueError if `x` is text, which Keras would call an invalid dtype or an unrecognized data type.
+
+    Example:
+        >>> reject_text("To be, or not to be")
+        Traceback (most recent call last):
+        ValueError: fit got text, but takes token ids; ...
+    """
     first = x
     while isinstance(first, list | tuple) and first:
         first = first[0]

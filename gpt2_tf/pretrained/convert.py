@@ -30,6 +30,10 @@ class Source(NamedTuple):
         read_weight: returns the weight of OpenAI's name, as float32 in OpenAI's shape.
         enc: the encoder, or None for a folder without a vocabulary.
         step: the step in the name of a checkpoint such as `model-1000`, or 0.
+
+    Example:
+        >>> Source("openai", model.hparams, read_weight=lambda name: model.named_weights()[name].numpy(), enc=enc).step
+        0
     """
 
     form: str

@@ -105,6 +105,11 @@ def check_file(path: Path, name: str, size: str) -> None:
 
     Raises:
         ValueError: the file is damaged or another one.
+
+    Example:
+        >>> sizes = '{"n_vocab": 50257, "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12}'
+        >>> _ = Path("hparams.json").write_text(sizes)
+        >>> check_file(Path("hparams.json"), "hparams.json", "124M")
     """
     from gpt2_tf.weights.protobuf import decode_fields
 

@@ -37,6 +37,10 @@ class TemporaryFault(Exception):
     Args:
         text: what went wrong, for the user.
         wait: seconds that the server asked to wait, or None.
+
+    Example:
+        >>> TemporaryFault("the connection was lost", wait=3.0).wait
+        3.0
     """
 
     def __init__(self, text: str, wait: float | None = None):
@@ -57,6 +61,10 @@ def fetch(url: str, path: Path, *, resume: bool, size: int | None, max_size: int
     Raises:
         FileNotFoundError: the server does not have the file.
         OSError: the network, the server or the disk is at fault. The text is one line, with the URL or the path.
+
+    Example:
+        >>> fetch("http://127.0.0.1:9/model", Path("model"), resume=True, size=None, max_size=100)  # doctest: +SKIP
+        PosixPath('model.part')
     """
     import requests
 
@@ -84,7 +92,11 @@ def fetch(url: str, path: Path, *, resume: bool, size: int | None, max_size: int
 
 
 def notify(text: str) -> None:
-    """Print a line on stderr, with control characters escaped."""
+    """Print a line on stderr, with control characters escaped.
+
+    Example:
+        >>> notify("https://example.org/model: trying again in 1 s")
+    """
     print(escape_control_characters(text), file=sys.stderr, flush=True)
 
 
@@ -96,6 +108,12 @@ def disk_errors(path: Path, part: Path | None = None, total: int | None = None) 
         path: the file or folder that the errors name.
         part: what is written so far, or None.
         total: the final size of `part` in bytes, if known.
+
+    Example:
+        >>> with disk_errors(Path("missing/file")):
+        ...     open("missing/file", "w")
+        Traceback (most recent call last):
+        FileNotFoundError: can't write missing/file: No such file or directory; ...
     """
     try:
         yield
@@ -303,6 +321,12 @@ class Watchdog(threading.Thread):
     Args:
         connections: urllib3's connections; the list may grow.
         seconds: the longest time between two calls of `feed`.
+
+    Example:
+        >>> with Watchdog(connections=[], seconds=30.0) as watchdog:
+        ...     watchdog.feed()
+        >>> watchdog.expired
+        False
     """
 
     def __init__(self, connections: list, seconds: float):

@@ -48,6 +48,12 @@ def compare_with_model(folder: Path, model: GPT2, enc: Encoder, max_length: int)
 
     Raises:
         ValueError: the export cannot be loaded, or an answer differs.
+
+    Example:
+        >>> from gpt2_tf.serving import export
+        >>> folder = export(model, enc, "exported")  # doctest: +SKIP
+        >>> compare_with_model(folder, model, enc, max_length=100)  # doctest: +SKIP
+        9
     """
     cases = _cases(model, enc, max_length)
     answers = _ask_export(folder, [request for request, _ in cases])

@@ -15,7 +15,12 @@ from gpt2_tf.model.gpt2 import GPT2
 
 
 class Prompts(NamedTuple):
-    """A batch of prompts and the settings of each row; all settings are in range."""
+    """A batch of prompts and the settings of each row; all settings are in range.
+
+    Example:
+        >>> Prompts._fields
+        ('tokens', 'pad_lengths', 'max_new', 'temperature', 'top_k', 'top_p', 'seed', 'stop')
+    """
 
     tokens: tf.Tensor  # int32 [batch, seq], left-padded
     pad_lengths: tf.Tensor  # int32 [batch]: how many columns of padding each row has
@@ -31,6 +36,23 @@ class TextGenerator:
     """Continues prompts by the arithmetic and the random numbers of `gpt2_tf.generate`, but without Python.
 
     `generate(prompts)` is a `tf.function`, so that the two signatures which call it share one copy of its graph.
+
+    Example:
+        >>> generator = TextGenerator(model, enc, GraphEncoder(enc))
+        >>> tokens, one = tf.constant([enc.encode("ROMEO:")]), tf.constant([1])
+        >>> prompts = Prompts(
+        ...     tokens,
+        ...     pad_lengths=0 * one,
+        ...     max_new=3 * one,
+        ...     temperature=tf.constant([0.0]),
+        ...     top_k=0 * one,
+        ...     top_p=tf.constant([1.0]),
+        ...     seed=tf.constant([0], tf.int64),
+        ...     stop=tf.constant([""]),
+        ... )
+        >>> answer = generator.generate(prompts)
+        >>> answer["count"].numpy().tolist(), answer["finish_reason"].numpy().tolist()
+        ([3], [b'length'])
     """
 
     def __init__(self, model: GPT2, enc: Encoder, graph_encoder: GraphEncoder):
@@ -156,6 +178,11 @@ def pad_left(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
     Returns:
         The padded rows, int32 [batch, seq], and how many columns of padding each has, int32 [batch]. The padding
         repeats a row's first id: any id will do, since padding is masked.
+
+    Example:
+        >>> tokens, pad_lengths = pad_left(tf.ragged.constant([[10, 20, 30], [40]], dtype=tf.int32))
+        >>> tokens.numpy().tolist(), pad_lengths.numpy().tolist()
+        ([[10, 20, 30], [40, 40, 40]], [0, 2])
     """
     right_padded = ids.to_tensor()
     seq = tf.shape(right_padded)[1]
@@ -174,6 +201,11 @@ def append_until_stop(text: tf.Tensor, new: tf.Tensor, stop: tf.Tensor) -> tuple
 
     Returns:
         The texts, string [batch], and whether each now ends before its stop string, bool [batch].
+
+    Example:
+        >>> text, stopped = append_until_stop(*map(tf.constant, (["good ni"], ["ght, sir"], ["night"])))
+        >>> text.numpy().tolist(), stopped.numpy().tolist()
+        ([b'good '], [True])
     """
     stop_length = tf.strings.length(stop)
     whole = text + new

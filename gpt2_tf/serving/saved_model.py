@@ -147,7 +147,12 @@ def _checked_folder(out: str | os.PathLike) -> Path:
 
 
 def copy_with_dtype(model: GPT2, dtype: str) -> GPT2:
-    """The model itself, or a copy whose variables have the dtype and whose LoRA adapters are merged."""
+    """The model itself, or a copy whose variables have the dtype and whose LoRA adapters are merged.
+
+    Example:
+        >>> copy_with_dtype(model, "bfloat16").wte.dtype
+        'bfloat16'
+    """
     if dtype == model.variable_dtype == model.compute_dtype and not model.lora_rank:
         return model
     copy = GPT2(model.hparams, w_init_stdev=None, dtype=dtype)

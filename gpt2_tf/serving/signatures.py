@@ -61,14 +61,25 @@ DEFAULT_LENGTH = 0  # as a request's `length`: the export's default, or as many 
 
 
 class Limits(NamedTuple):
-    """The largest request that an export answers."""
+    """The largest request that an export answers.
+
+    Example:
+        >>> Limits(max_length=200, max_batch=8).max_batch
+        8
+    """
 
     max_length: int  # new tokens per text
     max_batch: int  # rows per request
 
 
 class Signatures:
-    """The exported functions of one model; every tensor has one row per text."""
+    """The exported functions of one model; every tensor has one row per text.
+
+    Example:
+        >>> signatures = Signatures(model, enc, SamplingParams(length=20, seed=0), Limits(max_length=200, max_batch=8))
+        >>> sorted(signatures.functions())
+        ['decode', 'encode', 'generate', 'logits', 'score', 'serving_default']
+    """
 
     def __init__(self, model: GPT2, enc: Encoder, defaults: SamplingParams, limits: Limits):
         """Build the tables that the functions share.
@@ -345,6 +356,10 @@ def check_shape(x: tf.Tensor, name: str) -> tf.Tensor:
 
     TensorFlow does not check the shape of a request. It believes the signature, and folds `tf.rank(x)` to a constant.
     So this function appends end marks to the sizes, and looks where they begin.
+
+    Example:
+        >>> check_shape(tf.constant([1, 2]), "ids").numpy().tolist()
+        [1, 2]
     """
     rank = x.shape.rank
     sizes = tf.concat([tf.shape(x), [-1] * (rank + 1)], axis=0)
@@ -355,7 +370,11 @@ def check_shape(x: tf.Tensor, name: str) -> tf.Tensor:
 
 
 def require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation:
-    """Fail with the message as an InvalidArgumentError unless the condition holds everywhere."""
+    """Fail with the message as an InvalidArgumentError unless the condition holds everywhere.
+
+    Example:
+        >>> _ = require(tf.constant([1, 2]) > 0, "ids must be above 0")
+    """
     return tf.debugging.Assert(tf.reduce_all(condition), message, summarize=16)
 
 

@@ -36,6 +36,10 @@ def write_warm_up_requests(model_name: str, folder: Path) -> None:
     Args:
         model_name: the model's name in the server.
         folder: the SavedModel; gets `assets.extra/tf_serving_warmup_requests`.
+
+    Example:
+        >>> Path("export").mkdir()
+        >>> write_warm_up_requests("gpt2", Path("export"))  # needs the extra [serving] # doctest: +SKIP
     """
     try:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2

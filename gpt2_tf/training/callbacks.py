@@ -256,6 +256,10 @@ def tensorboard(out: str | os.PathLike) -> keras.callbacks.Callback:
 
     Raises:
         ImportError: TensorBoard is not installed.
+
+    Example:
+        >>> Path(tensorboard("run").log_dir).as_posix()  # for `run_training(..., extra_callbacks=[...])`
+        'run/tensorboard'
     """
     if importlib.util.find_spec("tensorboard") is None:
         raise ImportError("logging to TensorBoard needs its library: pip install 'gpt2-tf[tensorboard]'")
@@ -267,6 +271,9 @@ def wandb(project: str) -> keras.callbacks.Callback:
 
     Raises:
         ImportError: the library `wandb` is not installed.
+
+    Example:
+        >>> run_training(["text.txt"], "run", extra_callbacks=[wandb("my-project")])  # doctest: +SKIP
     """
     try:
         import wandb

@@ -57,6 +57,10 @@ class Entry(NamedTuple):
         offset: the position of the first byte in that file.
         size: the count of bytes.
         crc32c: the CRC32C of the bytes, unmasked. For "string", a checksum of something else.
+
+    Example:
+        >>> Entry(dtype="float32", shape=(1024, 768), shard=0, offset=0, size=4 * 1024 * 768, crc32c=0).shape
+        (1024, 768)
     """
 
     dtype: str
