@@ -77,7 +77,7 @@ def enc(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def lively():
-    """A model for `enc`; its random weights are so large that the likeliest token changes from step to step."""
+    """Return a model for `enc`. Its random weights are large, so that each step has another most likely token."""
     from oracles.random_model import random_model
 
     from gpt2_tf import HParams

@@ -22,7 +22,7 @@ def test_stored_outputs_are_small_and_there():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # those of Jupyter's packages aren't ours
-def test_it_runs(tmp_path, monkeypatch):
+def test_the_notebook_runs(tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))

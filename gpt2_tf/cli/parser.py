@@ -29,6 +29,9 @@ PLAIN_ENGLISH = [
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors take one line and say what to do.
 
+    argparse has no public list of a parser's flags and groups, so this class reads private attributes. The tests of the
+    messages would fail if a Python had others.
+
     Args:
         takes_text: whether a positional argument is free text, so that errors explain quotes and `--`. Default: False.
         options: what `argparse.ArgumentParser` takes.

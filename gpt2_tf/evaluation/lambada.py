@@ -106,7 +106,7 @@ def lambada(
 
 
 def _last_word_row(enc: Encoder, text: str, where: str) -> Row:
-    """The passage's token ids, of which the last word's are scored."""
+    """Return the passage's token ids; the last word's are scored."""
     context, _, word = text.rpartition(" ")
     if not context.strip() or not word.strip():
         raise ValueError(f"{where} must end in a space and a word, but ends in {text[-40:]!r}")

@@ -94,7 +94,7 @@ def choice(
 
 
 def _question_rows(enc: Encoder, question: Mapping[str, Any], n_ctx: int, where: str) -> list[Row]:
-    """One row per choice, of which the choice and the ending are scored."""
+    """Return one row per choice. The choice and the ending are scored."""
     if not is_question(question):
         raise ValueError(f"{where} must be {FORMATS['choice']}")
     rows = []

@@ -17,7 +17,7 @@ MAX_EXPONENT = 700  # exp of more than about 709 is larger than any float64
 
 
 def continuation_row(enc: Encoder, context: str, continuation: str) -> Row:
-    """The token ids of a context and its continuation, of which the continuation's are scored.
+    """Return the token ids of a context and its continuation; the continuation's are scored.
 
     White space between the two belongs to the continuation, as in EleutherAI's harness. An empty context becomes
     `<|endoftext|>`.

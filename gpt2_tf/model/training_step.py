@@ -187,6 +187,7 @@ class TrainingStep(keras.Model):
 
     def _update_metrics(self, loss: tf.Tensor, count: tf.Tensor) -> dict[str, tf.Tensor]:
         """Update the mean loss of the epoch, in which each target counts once, and return all metrics."""
+        # Keras's metric of the loss. It has no public name, and only Keras's own losses update it.
         self._loss_tracker.update_state(loss, sample_weight=count)
         result = self.get_metrics_result()
         if distribute.is_multi_worker(self.distribute_strategy):

@@ -172,7 +172,7 @@ def _with_one_row(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(x, [1, *[-1] * (x.shape.rank - 1)])
 
 
-def pad_left(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
+def left_pad_ragged(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Left-pad rows of ids, each of at least one id.
 
     Returns:
@@ -180,7 +180,7 @@ def pad_left(ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
         repeats a row's first id: any id will do, since padding is masked.
 
     Example:
-        >>> tokens, pad_lengths = pad_left(tf.ragged.constant([[10, 20, 30], [40]], dtype=tf.int32))
+        >>> tokens, pad_lengths = left_pad_ragged(tf.ragged.constant([[10, 20, 30], [40]], dtype=tf.int32))
         >>> tokens.numpy().tolist(), pad_lengths.numpy().tolist()
         ([[10, 20, 30], [40, 40, 40]], [0, 2])
     """

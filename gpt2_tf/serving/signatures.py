@@ -53,7 +53,7 @@ from gpt2_tf.generation.params import SamplingParams, sampling_settings
 from gpt2_tf.generation.stop_strings import MAX_STOP_BYTES
 from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.model.loss import likelihood
-from gpt2_tf.serving.generate_graph import Prompts, TextGenerator, pad_left
+from gpt2_tf.serving.generate_graph import Prompts, TextGenerator, left_pad_ragged
 
 # The settings that a request for `generate` may give, in the order of the inputs.
 SETTINGS = ("length", "temperature", "top_k", "top_p", "seed", "stop")
@@ -180,7 +180,7 @@ class Signatures:
             # An invalid row becomes an empty prompt, to which no tokens are added.
             ids = tf.cond(tf.reduce_all(valid), lambda: ids, lambda: self._prompt_ids(tf.where(valid, text, b"")))
         prompts = Prompts(
-            *pad_left(ids),
+            *left_pad_ragged(ids),
             max_new=tf.where(valid, self._max_new(settings["length"], prompt_length), 0),
             temperature=tf.where(valid, settings["temperature"], 1.0),
             top_k=tf.where(valid, settings["top_k"], 0),
@@ -217,7 +217,7 @@ class Signatures:
                 )
             ]
         ):
-            tokens, pad_lengths = pad_left(ids)
+            tokens, pad_lengths = left_pad_ragged(ids)
         logprobs = self._logprobs(tokens, pad_lengths)  # [batch, seq - 1]
         seq = tf.shape(logprobs)[1]
         of_text = tf.range(seq) >= seq - count[:, None]

@@ -130,7 +130,7 @@ class Best(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if "val_loss" not in logs:
-            raise ValueError("Best compares val_loss, but there is none; give `fit` validation_data")
+            raise ValueError("Best compares val_loss, but the logs have no val_loss; give `fit` validation_data")
         lowest, evaluations_since, _ = self.state.numpy()
         is_lower = logs["val_loss"] < lowest
         if is_lower and self.folder is not None:

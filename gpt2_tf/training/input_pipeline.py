@@ -69,7 +69,7 @@ def _row_maker(prepared: Prepared, settings: TrainingSettings) -> Callable[..., 
 def _distributed(
     make_rows: Callable[..., tf.data.Dataset], ids: np.ndarray, strategy: tf.distribute.Strategy, **kwargs
 ) -> Batches:
-    """Batches of which each replica gets an equal part."""
+    """Return batches that are split equally among the replicas."""
     n_replicas = strategy.num_replicas_in_sync
 
     def worker_batches(context: tf.distribute.InputContext) -> tf.data.Dataset:

@@ -11,6 +11,8 @@ class AdamW(keras.optimizers.AdamW):
     The formula is Keras's. `tf.raw_ops.ResourceApplyAdam` computes it in one pass over the memory, so an update takes
     half the time of Keras's own ops, and its graph a third of the nodes. `amsgrad` is not supported.
 
+    A Keras optimizer overrides `update_step`, and reads its moments from private attributes, as Keras's AdamW does.
+
     Args are those of `keras.optimizers.AdamW`.
 
     Example:

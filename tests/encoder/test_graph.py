@@ -258,7 +258,7 @@ def test_ids_in_another_order_than_openais():
 
 
 def random_vocabulary(rng: random.Random) -> Encoder:
-    """A vocabulary with up to 60 random merges of one to three letters, each of which can be used."""
+    """Return a vocabulary with up to 60 random merges of one to three letters. Each merge can be used."""
     merges, enc = [], vocabulary([])
     tokens = list(rng.choice(["a", "ab", "abc"]))
     for _ in range(rng.randrange(60)):

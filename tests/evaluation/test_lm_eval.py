@@ -71,7 +71,7 @@ def harness():
 
 
 def greedy_examples(model, enc) -> list[dict[str, str]]:
-    """Contexts with what is likeliest after them, and with that up to another last token."""
+    """Return contexts, each with its most likely continuation, and with that continuation but another last token."""
     examples = []
     for context in (f"The {a}{b}" for a in "abcdefgh" for b in ("", " dog", "x", "qu")):
         (completion,) = generate(model, enc, context, length=2, temperature=0, stop=())

@@ -44,7 +44,7 @@ def forward(weights, n_head, tokens):
 
 
 def greedy(weights, n_head, tokens, length):
-    """The context and the `length` likeliest tokens after it, all read anew for each."""
+    """Return the context and `length` tokens of greedy decoding; each step runs the whole text again."""
     tokens = list(tokens)
     for _ in range(length):
         tokens.append(int(forward(weights, n_head, tokens)[0][-1].argmax()))

@@ -58,7 +58,9 @@ def test_nan_weights_are_not_saved(text, tmp_path, step):
 def test_best_needs_a_validation_loss(compiled_model):
     best = callbacks.Best(None)
     best.set_model(compiled_model)
-    with pytest.raises(ValueError, match="Best compares val_loss, but there is none; give `fit` validation_data"):
+    with pytest.raises(
+        ValueError, match="Best compares val_loss, but the logs have no val_loss; give `fit` validation_data"
+    ):
         best.on_epoch_end(0, {"loss": 1.0})
 
 

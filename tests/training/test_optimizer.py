@@ -32,7 +32,7 @@ def test_steps_are_as_keras_own(compiled, weight_decay):
     assert all(np.abs(w - begun).max() > 0.01 for w, begun in zip(results[1], first, strict=False))
 
 
-def test_it_is_saved_as_keras_saves_one():
+def test_an_optimizer_is_the_same_after_keras_has_serialized_it():
     optimizer = adamw(1e-3, 10, warmup_steps=2)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(again) is AdamW and again.get_config()["beta_2"] == 0.95
@@ -85,6 +85,6 @@ def test_a_step_is_the_optimizers_whatever_the_parts(model, n):
         model.train_on_batch(batch[:, :-1], batch[:, 1:])
     assert int(model.optimizer.iterations) == 3
     assert float(model.optimizer.learning_rate) == pytest.approx(1e-3 * (0.1 + 0.9 * (1 + np.cos(np.pi / 8)) / 2))
-    # Three times a gradient of this norm, of which the moments forget a tenth each time: at most.
+    # At most three times a gradient of this norm: the moments forget a tenth at each step.
     norm = float(tf.linalg.global_norm([moment.value for moment in model.optimizer._momentums]))
     assert 1e-4 < norm <= 1e-3 * (1 - 0.9**3) + 1e-9

@@ -34,7 +34,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def file_size_limit():
-    """A context in which the system refuses to make a file longer than so many bytes."""
+    """In this context, the system refuses to make a file longer than this number of bytes."""
     resource = pytest.importorskip("resource", reason="needs POSIX limits")
 
     @contextlib.contextmanager
