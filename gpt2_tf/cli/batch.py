@@ -31,7 +31,7 @@ def parse_prompts(text: str, name: str) -> list[str]:
         >>> parse_prompts("ROMEO:\\nJULIET:\\n", "prompts.txt")
         ['ROMEO:', 'JULIET:']
     """
-    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").removesuffix("\n").split("\n")]
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     if lines == [""]:
         raise ValueError(f"{name} is empty; expected one prompt per line")
     if "" in lines:

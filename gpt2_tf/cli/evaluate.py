@@ -15,6 +15,8 @@ from gpt2_tf.cli.flags import (
 )
 from gpt2_tf.cli.inputs import read_file
 from gpt2_tf.cli.parser import add_command
+from gpt2_tf.cli.terminal import print_notice
+from gpt2_tf.data.text_file import windows_line_ends_notice
 from gpt2_tf.files import interrupt
 
 EXAMPLES = """\
@@ -110,6 +112,8 @@ def run(args: argparse.Namespace) -> None:
         model, enc = load(model_dir)
         from gpt2_tf.evaluation.report import report
 
+        if args.task == "perplexity" and "\r\n" in text:
+            print_notice(windows_line_ends_notice([name]))
         results = report(model, enc, args.task, text, name, settings, journal)
         if results is not None:  # None where other shards have still to finish
             results["model"] = {"name": args.model or BUNDLED, "digest": model_fingerprint, **results["model"]}

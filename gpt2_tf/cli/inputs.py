@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from gpt2_tf.data.text_file import decode_text
+
 
 def read_argument(argument: str) -> str:
     """The text of an argument, or all of stdin for "-".
@@ -15,7 +17,7 @@ def read_argument(argument: str) -> str:
         'ROMEO:'
     """
     # Python gives bytes of an argument that are not UTF-8 as lone surrogates, which would be encoded as U+FFFD.
-    return read_file("-") if argument == "-" else _decode(argument.encode(errors="surrogateescape"), "the text")
+    return read_file("-") if argument == "-" else decode_text(argument.encode(errors="surrogateescape"), "the text")
 
 
 def read_file(name: str) -> str:
@@ -31,15 +33,7 @@ def read_file(name: str) -> str:
         'ROMEO:'
     """
     if name == "-":
-        return _decode(sys.stdin.buffer.read(), "stdin")
+        return decode_text(sys.stdin.buffer.read(), "stdin")
     if Path(name).is_dir():
         raise IsADirectoryError(f"{name} is a folder; expected a file of text")
-    return _decode(Path(name).read_bytes(), name)
-
-
-def _decode(content: bytes, name: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        wrong = f"byte {content[error.start]:#04x} at offset {error.start}"
-        raise ValueError(f"{name} is not UTF-8: {wrong}; convert it first") from None
+    return decode_text(Path(name).read_bytes(), name)

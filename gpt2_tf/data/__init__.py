@@ -1,5 +1,6 @@
 """Text files -> documents -> token ids -> batches.
 
+text_file  decodes the text of files and of stdin
 corpus     finds text files and reads their documents
 prepare    tokenizes documents into a folder of token ids, as `gpt2-tf prepare` does
 prepared   reads such a folder, or a `.bin` of nanoGPT

@@ -1,22 +1,21 @@
 """Text files -> documents, in pieces that can be encoded one by one, so that a text may be larger than memory."""
 
-import codecs
 import csv
 import glob
-import gzip
 import json
 import os
 import re
-import zlib
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from encoder.bpe import END_OF_TEXT
+from gpt2_tf.data.text_file import read_chunks, windows_line_ends_notice
 from gpt2_tf.files import progress
 
 FORMATS = (".txt", ".csv", ".jsonl")
-PIECE_SIZE = 2**18  # bytes per read, and about as many characters per piece
+PIECE_SIZE = 2**18  # about as many characters per piece
 # GPT-2's pattern always starts a new match at a space or newline after a non-space. So a text that is cut there gives
 # the ids of the whole text. After ">" the text is not cut: the letters of <|endoftext|> would be split off, and
 # `_end_document` looks for them at the end of the last piece.
@@ -65,7 +64,9 @@ def find_text_files(files: Files) -> list[Path]:
     return list(once.values())
 
 
-def read_documents(paths: Sequence[Path], label: str, *, column: str | None, field: str) -> Iterator[str]:
+def read_documents(
+    paths: Sequence[Path], label: str, *, column: str | None, field: str, notices: bool = False
+) -> Iterator[str]:
     """Read the documents of text files, each followed by the letters of `<|endoftext|>`, in pieces.
 
     The pieces joined are the documents. The ids of the pieces joined are the ids of the documents.
@@ -75,6 +76,7 @@ def read_documents(paths: Sequence[Path], label: str, *, column: str | None, fie
         label: what the progress bar on stderr says.
         column: of .csv files, the column to read; None where there is only one.
         field: of .jsonl files, the field to read.
+        notices: whether to say on stderr, after the last document, which .txt files have the line ends of Windows.
 
     Raises:
         OSError: a file can't be read.
@@ -86,14 +88,17 @@ def read_documents(paths: Sequence[Path], label: str, *, column: str | None, fie
         ['one<|endoftext|>two<|endoftext|>']
     """
     size = sum(path.stat().st_size for path in paths)
+    windows_line_ends = []
     with progress.bar(desc=label, total=size, unit="B", unit_scale=True, delay=1, leave=False) as bar:
         for path in paths:
             bytes_before = bar.n
             with open(path, "rb") as file:
-                for piece in _read_pieces(path, file, column, field):
+                for piece in _read_pieces(path, file, column, field, windows_line_ends):
                     bar.update(bytes_before + file.tell() - bar.n)
                     yield _replace_surrogates(piece)
             bar.update(bytes_before + path.stat().st_size - bar.n)
+    if windows_line_ends and notices:
+        print(windows_line_ends_notice(windows_line_ends), file=sys.stderr)
 
 
 def without_end_of_text(texts: Iterable[str]) -> Iterator[str]:
@@ -107,33 +112,26 @@ def without_end_of_text(texts: Iterable[str]) -> Iterator[str]:
         yield from text.split(END_OF_TEXT)
 
 
-def _read_pieces(path: Path, file: BinaryIO, column: str | None, field: str) -> Iterator[str]:
-    chunks = _decode_chunks(path, gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file)
+def _read_pieces(
+    path: Path, file: BinaryIO, column: str | None, field: str, windows_line_ends: list[Path]
+) -> Iterator[str]:
+    chunks = read_chunks(path, file)
     if _format(path) == ".txt":
-        return _cut_document(chunks)
+        return _cut_document(_note_windows_line_ends(path, chunks, windows_line_ends))
     lines = _split_lines(chunks)
     documents = _read_csv(path, lines, column) if _format(path) == ".csv" else _read_jsonl(path, lines, field)
     return _join_documents(documents)
 
 
-def _decode_chunks(path: Path, file: BinaryIO) -> Iterator[str]:
-    """The text of a UTF-8 file, chunk by chunk, without its byte order mark."""
-    decode = codecs.getincrementaldecoder("utf-8")().decode
-    offset, byte_order_mark = 0, "\ufeff"
-    try:
-        while content := file.read(PIECE_SIZE):
-            offset += len(content)
-            if text := decode(content):
-                yield text.removeprefix(byte_order_mark)
-                byte_order_mark = ""
-        decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        offset += error.start - len(error.object)
-        raise ValueError(
-            f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {offset}; convert it to UTF-8 first"
-        ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is not a complete gzip file: {error}; get it again") from None
+def _note_windows_line_ends(path: Path, chunks: Iterable[str], noted: list[Path]) -> Iterator[str]:
+    """Pass the chunks on, and append the path to `noted` if the text has `\\r\\n`."""
+    found, last = False, ""  # `last` is the last character of the chunk before
+    for chunk in chunks:
+        found = found or "\r\n" in last + chunk
+        last = chunk[-1]
+        yield chunk
+    if found:
+        noted.append(path)
 
 
 def _split_lines(chunks: Iterable[str]) -> Iterator[str]:

@@ -75,7 +75,9 @@ def prepare(
         dtype = np.dtype(np.uint16 if encoder.n_vocab <= 2**16 else np.uint32)
         with staging_folder(out) as staging:
             for name, paths in sources.items():
-                _write_ids(staging / f"{name}.bin", encoder, read(paths, f"tokenizing {name}"), dtype, paths)
+                _write_ids(
+                    staging / f"{name}.bin", encoder, read(paths, f"tokenizing {name}", notices=True), dtype, paths
+                )
             if val_fraction:
                 _split_end(staging / "train.bin", staging / "val.bin", val_fraction, dtype)
             for path in [*staging.iterdir()]:

@@ -31,7 +31,7 @@ def read_examples(text: str, name: str, task: str) -> list[Any]:
         >>> read_examples('{"text": "How now, my lord"}', "passages.jsonl", "lambada")
         ['How now, my lord']
     """
-    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
+    lines = text.removesuffix("\n").split("\n")
     if lines == [""]:
         raise ValueError(f"{name} is empty, but must have one JSON object per line: {FORMATS[task]}")
     examples = []

@@ -24,7 +24,7 @@ ASKED = {
     "prompt not UTF-8": (
         ["generate", "-"],
         b"caf\xe9",
-        ["stdin is not UTF-8", "byte 0xe9 at offset 3", "convert it first"],
+        ["stdin is not UTF-8", "byte 0xe9 at offset 3", "convert it to UTF-8 first"],
     ),
     "text not UTF-8": (["encode", "-"], b"\xc3\xa9\xff", ["stdin is not UTF-8", "byte 0xff at offset 2"]),
     "ids not UTF-8": (["decode", "-"], b"12 \xff", ["stdin is not UTF-8", "byte 0xff at offset 3"]),

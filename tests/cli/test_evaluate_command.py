@@ -30,6 +30,34 @@ def test_evaluate_perplexity(cli, tiny_folder, loaded, tmp_path):
     assert again == {**report, "file": {**report["file"], "name": "stdin"}}
 
 
+def test_a_byte_order_mark_is_no_text_in_any_command(cli, tiny_folder, tmp_path):
+    question = {"context": "The quick", "choices": [" brown", " dog"], "answer": 0}
+    texts = {
+        ("evaluate", "perplexity"): "The quick brown fox",
+        ("evaluate", "lambada"): json.dumps({"text": "The quick brown fox"}),
+        ("evaluate", "choice"): json.dumps(question),
+        ("generate", "--length", 3, "--seed", 1, "--file"): "The quick\nThe lazy\n",
+    }
+    for command, text in texts.items():
+        outputs = set()
+        for mark in ("", "\ufeff"):
+            (tmp_path / "text").write_bytes((mark + text).encode())
+            ran = cli(*command, tmp_path / "text", "--model", tiny_folder)
+            assert ran.status == 0
+            outputs.add(ran.out)
+        assert len(outputs) == 1, command
+    plain, marked = (cli("encode", "-", "--model", tiny_folder, stdin=(m + "The").encode()) for m in ("", "\ufeff"))
+    assert plain.out == marked.out != b""
+
+
+def test_windows_line_ends_are_said_in_one_line(cli, tiny_folder, tmp_path):
+    (tmp_path / "text").write_bytes(b"The quick\r\nbrown fox")
+    ran = cli("evaluate", "perplexity", tmp_path / "text", "--model", tiny_folder)
+    assert ran.err.startswith(
+        f"gpt2-tf: {tmp_path / 'text'} has line ends of Windows (\\r\\n), which stay in the text;"
+    )
+
+
 def test_evaluate_lambada_and_choice(cli, tiny_folder, loaded):
     texts = ["The quick brown fox", "over the lazy dog"]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
