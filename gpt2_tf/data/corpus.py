@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -21,15 +22,22 @@ PIECE_SIZE = 2**18  # about as many characters per piece
 # `_end_document` looks for them at the end of the last piece.
 CUT = re.compile(r"(?<=[^\s>])[ \n]")
 
+RUN_FILE = "run.json"  # in the folder of a training run, whose log.csv and samples.txt are not the user's text
+
 Files = Sequence[str | os.PathLike]
 
 
-def find_text_files(files: Files) -> list[Path]:
-    """The text files that names, globs and folders stand for, each file once.
+def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
+    """Return the text files that names, globs and folders stand for, each file once.
+
+    Of a folder, all files of the known formats below it are taken, sorted by name: .txt, .csv and .jsonl, each also
+    gzipped (.gz). Links to folders are followed. Four kinds of files are skipped, since they are not the user's text:
+    hidden files and folders (also a notebook's checkpoints), the folders of training runs, a tokenizer's `merges.txt`,
+    and links to files that are missing. A file that is given by its name is always taken.
 
     Args:
-        files: names of files, globs such as "texts/*.txt", and folders. Of a folder, all files of the known formats
-            below it are taken, sorted by name: .txt, .csv and .jsonl, each also gzipped (.gz).
+        files: names of files, globs such as "texts/*.txt", and folders.
+        notices: whether to say on stderr how many files of a folder were skipped, and why. Default: no.
 
     Raises:
         FileNotFoundError: a name or glob matches nothing, or a folder holds no text file.
@@ -45,9 +53,13 @@ def find_text_files(files: Files) -> list[Path]:
     found = []
     for name in map(os.fspath, files):
         if os.path.isdir(name):
-            paths = [path for path in sorted(Path(name).rglob("*")) if _format(path) in FORMATS and path.is_file()]
+            paths, skipped = _find_in_folder(Path(name))
+            reasons = ", ".join(f"{reason} ({count:,})" for reason, count in sorted(skipped.items()))
             if not paths:
-                raise FileNotFoundError(f"{name} holds no text files; expected files that end in {formats}")
+                but = f" (skipped: {reasons})" if skipped else ""
+                raise FileNotFoundError(f"{name} holds no text files{but}; expected files that end in {formats}")
+            if skipped and notices:
+                print(f"{name}: {len(paths):,} text files are read; skipped: {reasons}", file=sys.stderr)
         else:
             paths = [Path(name)] if os.path.exists(name) else sorted(map(Path, glob.glob(name, recursive=True)))
             if not paths:
@@ -62,6 +74,41 @@ def find_text_files(files: Files) -> list[Path]:
     for path in found:
         once.setdefault(path.resolve(), path)
     return list(once.values())
+
+
+def _find_in_folder(folder: Path) -> tuple[list[Path], Counter]:
+    """Return a folder's text files, sorted by name, and how many others were skipped for which reason."""
+    paths, skipped = [], Counter()
+    folders = {}  # the real path of each folder on the way to a path, so that a link to one of them makes no loop
+
+    def above(path: str) -> set[str]:
+        return folders.get(path, set()) | {os.path.realpath(path)}
+
+    for parent, names, files in os.walk(folder, followlinks=True):
+        inside = []
+        for name in names:
+            path = os.path.join(parent, name)
+            if name.startswith("."):
+                skipped["hidden folders"] += 1
+            elif os.path.exists(os.path.join(path, RUN_FILE)):
+                skipped["folders of training runs"] += 1
+            elif os.path.realpath(path) not in above(parent):
+                folders[path] = above(parent)
+                inside.append(name)
+        names[:] = inside
+        for name in files:
+            path = Path(parent, name)
+            if _format(path) not in FORMATS:
+                continue
+            if name.startswith("."):
+                skipped["hidden files"] += 1
+            elif name == "merges.txt":
+                skipped["merges.txt of a tokenizer"] += 1
+            elif not path.exists():
+                skipped["links to missing files"] += 1
+            elif path.is_file():
+                paths.append(path)
+    return sorted(paths), skipped
 
 
 def read_documents(

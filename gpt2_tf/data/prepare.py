@@ -62,7 +62,7 @@ def prepare(
     """
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction is {val_fraction}, but must be at least 0 and below 1")
-    sources = _find_sources(files, val_files, val_fraction)
+    sources = _find_sources(files, val_files, val_fraction, notices=True)
     fingerprint = _source_fingerprint(sources, vocabulary, column, field, val_fraction)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -110,13 +110,15 @@ def source_fingerprint(
     return _source_fingerprint(_find_sources(files, val_files, val_fraction), vocabulary, column, field, val_fraction)
 
 
-def _find_sources(files: Files, val_files: Files, val_fraction: float) -> dict[str, list[Path]]:
+def _find_sources(
+    files: Files, val_files: Files, val_fraction: float, *, notices: bool = False
+) -> dict[str, list[Path]]:
     """The files to train on, and those to validate on, which are left out of the first."""
     if val_fraction and val_files:
         raise ValueError("val_fraction and val_files are both given; give one of them")
-    sources = {"train": corpus.find_text_files(files)}
+    sources = {"train": corpus.find_text_files(files, notices=notices)}
     if val_files:
-        sources["val"] = corpus.find_text_files(val_files)
+        sources["val"] = corpus.find_text_files(val_files, notices=notices)
         held_out = {path.resolve() for path in sources["val"]}
         sources["train"] = [path for path in sources["train"] if path.resolve() not in held_out]
         if not sources["train"]:

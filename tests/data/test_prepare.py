@@ -89,6 +89,25 @@ def test_a_file_named_twice_is_read_once(folder, enc):
     assert prepared.train.tolist() == closed(enc, *(f"text {number}" for number in (0, 1, 2, 3, 5)))
 
 
+def test_a_folders_files_that_are_not_the_users_text_are_skipped_and_counted(folder, enc, capsys):
+    for name in ("in/b.txt", "in/deep/a.txt", "elsewhere/c.txt", "in/.hidden.txt", "in/.ipynb_checkpoints/b.txt"):
+        write(name, Path(name).stem)
+    for name in ("in/gpt2/merges.txt", "in/run/run.json", "in/run/samples.txt", "in/run/log.csv", "in/note.md"):
+        write(name, "not text")
+    Path("in/linked").symlink_to(folder / "elsewhere")
+    Path("in/deep/loop").symlink_to(folder / "in")
+    Path("elsewhere/loop").symlink_to(folder / "in/linked")
+    Path("in/lost.txt").symlink_to("nowhere.txt")
+    train, _, _ = prepare(["in"], "out", enc)
+    assert train.tolist() == closed(enc, "b", "a", "c")
+    reasons = "folders of training runs (1), hidden files (1), hidden folders (1), links to missing files (1)"
+    notice = f"in: 3 text files are read; skipped: {reasons}, merges.txt of a tokenizer (1)\n"
+    assert capsys.readouterr().err == notice
+    assert corpus.find_text_files(["in/.hidden.txt"]) == [Path("in/.hidden.txt")]  # a name is the user's word
+    with pytest.raises(FileNotFoundError, match=r"in/run holds no|in/gpt2 holds no text files \(skipped: merges"):
+        corpus.find_text_files(["in/gpt2"])
+
+
 def test_end_of_text_written_out_becomes_its_id(folder, enc):
     write("a.txt", f"one{EOT}two\n{EOT}\n")
     write("b.jsonl", as_jsonl([f"three{EOT}", f"four{EOT}five"]))
