@@ -23,7 +23,7 @@ from gpt2_tf.files.atomic import atomic_write
 from gpt2_tf.weights import checkpoint
 from gpt2_tf.weights.tensor_bundle import check_data_files, read_index
 
-RUN_FILE, DATA_FOLDER, BASE_FOLDER, BEST_FOLDER, ADAPTERS_FOLDER = "run.json", "data", "base", "best", "adapters"
+DATA_FOLDER, BASE_FOLDER, BEST_FOLDER, ADAPTERS_FOLDER = "data", "base", "best", "adapters"
 
 
 def latest_step(out: str | os.PathLike) -> int | None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from encoder import Encoder
 from gpt2_tf.data import corpus
+from gpt2_tf.data.corpus import RUN_FILE
 from gpt2_tf.data.prepare import prepare, source_fingerprint
 from gpt2_tf.data.prepared import Prepared, ids_fingerprint, is_prepared, load_prepared
 from gpt2_tf.files.atomic import atomic_write, move_into_place, remove_abandoned, staging_folder
@@ -25,7 +26,7 @@ from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.pretrained.load import load
 from gpt2_tf.training.fit import fit
 from gpt2_tf.training.optimizer import adamw  # noqa: F401 - `gpt2_tf.train.adamw` is a public name
-from gpt2_tf.training.run_folder import BASE_FOLDER, BEST_FOLDER, DATA_FOLDER, RUN_FILE, find_checkpoint
+from gpt2_tf.training.run_folder import BASE_FOLDER, BEST_FOLDER, DATA_FOLDER, find_checkpoint
 from gpt2_tf.training.settings import POLICIES, SETTING_NAMES, TrainingSettings, complete_settings
 
 SCRATCH, RESUME = "scratch", "resume"  # values of --init-from that name no model

@@ -30,9 +30,10 @@ from oracles.training_runs import (
 
 from gpt2_tf import GPT2
 from gpt2_tf.cli.main import main
+from gpt2_tf.data.corpus import RUN_FILE
 from gpt2_tf.files.lock import folder_lock
 from gpt2_tf.training.optimizer import adamw
-from gpt2_tf.training.run_folder import RUN_FILE, find_checkpoint, latest_step
+from gpt2_tf.training.run_folder import find_checkpoint, latest_step
 from gpt2_tf.training.train import run_training
 
 
