@@ -19,9 +19,9 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-# A text in one alphabet has few different high bytes, such as 0 for a space and 4 for a Cyrillic letter. A text in
-# Chinese has many, but is not valid UTF-8.
-MAX_HIGH_BYTES = 4
+# The high bytes of most alphabets are at most 31, which are control characters in UTF-8. Chinese has larger high bytes,
+# but its UTF-16 is not valid UTF-8.
+MAX_HIGH_BYTE = 31
 
 
 def decode_text(content: bytes, name: str) -> str:
@@ -112,16 +112,17 @@ def _find_wide_encoding(head: bytes) -> str | None:
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return encoding
-    if 0 not in head:
+    if 0 not in head or len(head) < 4:
         return None
-    if len(head) % 4 == 0:
-        zero = [not any(head[i::4]) for i in range(4)]
-        if zero in ([False, False, True, True], [False, True, True, True]):
-            return "UTF-32LE"
-        if zero in ([True, True, False, False], [True, True, True, False]):
-            return "UTF-32BE"
-    if len(head) % 2 == 0:
-        for encoding, low, high in (("UTF-16LE", head[::2], head[1::2]), ("UTF-16BE", head[1::2], head[::2])):
-            if 0 in high and 0 not in low and len(set(high)) <= min(MAX_HIGH_BYTES, len(high) // 2):
-                return encoding
-    return None
+
+    def mostly_below(limit: int, *offsets: int, step: int) -> bool:
+        values = b"".join(head[offset::step] for offset in offsets)
+        return sum(value < limit for value in values) >= 0.75 * len(values)
+
+    if mostly_below(1, 2, 3, step=4):
+        return "UTF-32LE"
+    if mostly_below(1, 0, 1, step=4):
+        return "UTF-32BE"
+    if mostly_below(MAX_HIGH_BYTE + 1, 1, step=2):
+        return "UTF-16LE"
+    return "UTF-16BE" if mostly_below(MAX_HIGH_BYTE + 1, 0, step=2) else None
