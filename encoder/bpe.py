@@ -5,6 +5,7 @@ encoding here, merges the neighbours whose joined bytes have the lowest id. Both
 vocabularies. This file reads a vocabulary and refuses those for which the two rules differ.
 """
 
+import copy
 import json
 import os
 import re
@@ -212,6 +213,19 @@ class Encoder:
             b'\\xc3\\xaf'
         """
         return b"".join([self.tokens[i] for i in self._checked(ids)])
+
+    def with_special_tokens(self) -> "Encoder":
+        """Return a copy of this encoder that recognizes every special token in a text by default.
+
+        The ids that stand for no token are not recognized.
+
+        Example:
+            >>> enc.with_special_tokens().encode("<|endoftext|>") == [enc.end_of_text]
+            True
+        """
+        other = copy.copy(self)
+        other.added_tokens = {name: i for name, i in self.special_tokens.items() if i not in self.unused_ids}
+        return other
 
     def _allowed(self, names: Collection[str]) -> set[str]:
         names = set(self.special_tokens) if names == "all" else {names} if isinstance(names, str) else set(names)

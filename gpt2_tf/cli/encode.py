@@ -2,7 +2,7 @@
 
 import argparse
 
-from gpt2_tf.cli.flags import add_model_flags, load_vocabulary
+from gpt2_tf.cli.flags import add_allow_special_flag, add_model_flags, apply_allow_special, load_vocabulary
 from gpt2_tf.cli.inputs import read_argument
 from gpt2_tf.cli.parser import add_command
 
@@ -23,10 +23,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         takes_text=True,
     )
     parser.add_argument("text", metavar="TEXT", help="text to encode; - reads all of stdin")
+    add_allow_special_flag(parser)
     add_model_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the ids on one line, with a space between them."""
     text = read_argument(args.text)
-    print(*load_vocabulary(args).encode(text))
+    enc = apply_allow_special(args, load_vocabulary(args))
+    print(*enc.encode(text))

@@ -7,8 +7,10 @@ import json
 from gpt2_tf.cli.flags import (
     BUNDLED,
     WHOLE_NUMBER,
+    add_allow_special_flag,
     add_model_flags,
     add_output_flags,
+    apply_allow_special,
     check_shard,
     model_name,
     print_shard_notice,
@@ -87,6 +89,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
             metavar="N",
             help="rows computed at a time, at least 1; more are faster and take more memory (default: 8)",
         )
+        add_allow_special_flag(group)
         add_model_flags(task_parser)
         add_output_flags(task_parser)
 
@@ -105,6 +108,8 @@ def run(args: argparse.Namespace) -> None:
     journal = None
     if args.out is not None:
         work = {"task": args.task, "text": sha256(text.encode()), "model": model_fingerprint, **settings}
+        if args.allow_special:  # the texts then have other ids, so a journal without the flag is refused
+            work["allow_special"] = True
         journal = Journal(args.out, work, 0, args.shard)
     with journal or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load
@@ -114,9 +119,11 @@ def run(args: argparse.Namespace) -> None:
 
         if args.task == "perplexity" and "\r\n" in text:
             print_notice(windows_line_ends_notice([name]))
-        results = report(model, enc, args.task, text, name, settings, journal)
+        results = report(model, apply_allow_special(args, enc), args.task, text, name, settings, journal)
         if results is not None:  # None where other shards have still to finish
             results["model"] = {"name": args.model or BUNDLED, "digest": model_fingerprint, **results["model"]}
+            if args.allow_special:
+                results["settings"]["allow_special"] = True
             lines = json.dumps(results, indent=2)
             if journal is None:
                 print(lines)

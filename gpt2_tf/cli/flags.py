@@ -188,6 +188,20 @@ def add_validation_flags(parser: argparse._ActionsContainer, default: str) -> No
     )
 
 
+def add_allow_special_flag(parser: argparse._ActionsContainer) -> None:
+    """Add `--allow-special`."""
+    parser.add_argument(
+        "--allow-special",
+        action="store_true",
+        help="read <|endoftext|> in a text as the special token (default: as plain text, as in OpenAI's code)",
+    )
+
+
+def apply_allow_special(args: argparse.Namespace, enc: "Encoder") -> "Encoder":
+    """The encoder, or with `--allow-special` a copy that recognizes special tokens in a text."""
+    return enc.with_special_tokens() if args.allow_special else enc
+
+
 def load_vocabulary(args: argparse.Namespace) -> "Encoder":
     """The encoder of the model that `--model` gives; no weights are downloaded for it."""
     from gpt2_tf.pretrained.load import load_encoder

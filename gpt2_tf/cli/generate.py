@@ -7,8 +7,10 @@ from pathlib import Path
 
 from gpt2_tf.cli.flags import (
     WHOLE_NUMBER,
+    add_allow_special_flag,
     add_model_flags,
     add_output_flags,
+    apply_allow_special,
     check_shard,
     model_name,
     print_shard_notice,
@@ -47,6 +49,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     prompts.add_argument(
         "--file", metavar="FILE", help="continue each line of FILE as a prompt of its own; - reads stdin"
     )
+    add_allow_special_flag(group)
     group.add_argument(
         "--nsamples", type=WHOLE_NUMBER, default=1, metavar="N", help="samples per prompt, at least 1 (default: 1)"
     )
@@ -101,11 +104,15 @@ def run(args: argparse.Namespace) -> None:
     journal = None
     if args.out is not None:
         draft_identity = fingerprint(draft) if isinstance(draft, Path) else draft
-        journal = batch.open_journal(args.out, prompts, model_dir, settings | {"draft": draft_identity}, args.shard)
+        work = settings | {"draft": draft_identity}
+        if args.allow_special:  # the prompts then have other ids, so a journal without the flag is refused
+            work["allow_special"] = True
+        journal = batch.open_journal(args.out, prompts, model_dir, work, args.shard)
     with journal or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load, stream
 
         model, enc = load(model_dir)
+        enc = apply_allow_special(args, enc)
         settings["draft"] = load(draft)[0] if isinstance(draft, Path) else draft
         if journal is None and len(prompts) == args.nsamples == 1 and not args.json:
             print_stream(prompts[0] or "", stream(model, enc, prompts[0], **settings))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpt2_tf.cli.flags import add_model_flags, model_name
+from gpt2_tf.cli.flags import add_allow_special_flag, add_model_flags, apply_allow_special, model_name
 from gpt2_tf.cli.parser import add_command
 from gpt2_tf.cli.sampling_flags import (
     SETTINGS,
@@ -54,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         usage="[flags]",
         examples=EXAMPLES,
     )
+    add_allow_special_flag(parser)
     add_sampling_flags(parser, SESSION_SETTINGS)
     add_model_flags(parser)
 
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
         from gpt2_tf import load
 
         model, enc = load(model_dir)
+    enc = apply_allow_special(args, enc)
     answer_lines(Session(model, enc, settings_from_flags(args, SESSION_SETTINGS)))
 
 

@@ -25,6 +25,16 @@ def test_one_argument_may_hold_several_ids(cli, tiny_folder):
     assert cli("decode", ids, "--model", tiny_folder).out == cli("decode", *ids.split(), "--model", tiny_folder).out
 
 
+def test_allow_special_reads_end_of_text_as_the_special_token(cli, tiny, tiny_folder):
+    _, enc = tiny
+    text = "The quick<|endoftext|>brown <|endoftext|>"
+    with_flag = text_of(cli("encode", text, "--allow-special", "--model", tiny_folder))
+    assert [*map(int, with_flag.split())] == enc.encode(text, allowed_special="all")
+    assert with_flag.split().count(str(enc.end_of_text)) == 2
+    without_flag = text_of(cli("encode", text, "--model", tiny_folder))
+    assert str(enc.end_of_text) not in without_flag.split()
+
+
 def test_a_notice_says_whose_ids_they_are(cli):
     ran = cli("encode", "The quick")
     assert ran.err == f"gpt2-tf: {BUNDLED_VOCABULARY_NOTICE}\n"

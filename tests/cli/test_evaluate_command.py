@@ -50,6 +50,22 @@ def test_a_byte_order_mark_is_no_text_in_any_command(cli, tiny_folder, tmp_path)
     assert plain.out == marked.out != b""
 
 
+def test_allow_special_counts_end_of_text_as_one_token(cli, tiny_folder, loaded, tmp_path):
+    _, enc = loaded
+    text = "The quick<|endoftext|>brown"
+    (tmp_path / "text").write_text(text)
+    options = ("evaluate", "perplexity", tmp_path / "text", "--model", tiny_folder, "--window", 4, "--batch-size", 1)
+    tokens = []
+    for flags in ([], ["--allow-special"]):
+        report = results_of(cli(*options, *flags))
+        assert report["settings"].get("allow_special", False) == bool(flags)
+        tokens.append(report["results"]["tokens"])
+    assert tokens == [len(enc.encode(text)), len(enc.encode("The quick")) + 1 + len(enc.encode("brown"))]
+    out = tmp_path / "out"
+    assert cli(*options, "--out", out, "--shard", "0/2").status == 0
+    assert_error(cli(*options, "--out", out, "--shard", "1/2", "--allow-special"), 1, f"{out} was begun with")
+
+
 def test_windows_line_ends_are_said_in_one_line(cli, tiny_folder, tmp_path):
     (tmp_path / "text").write_bytes(b"The quick\r\nbrown fox")
     ran = cli("evaluate", "perplexity", tmp_path / "text", "--model", tiny_folder)

@@ -126,6 +126,17 @@ def test_json_has_a_line_per_sample(cli, tiny_folder, loaded):
     assert json.loads(text_of(cli(*options)))["ids"] == expected[0].ids
 
 
+def test_allow_special_reads_end_of_text_in_a_prompt_as_the_special_token(cli, tiny_folder, loaded):
+    model, enc = loaded
+    prompt = "The quick<|endoftext|>brown"
+    ids = [*enc.encode("The quick"), enc.end_of_text, *enc.encode("brown")]
+    for flags, context in ((["--allow-special"], ids), ([], enc.encode(prompt))):
+        options = ("--model", tiny_folder, "--length", 4, "--temperature", 0, "--stop", "", "--json")
+        found = json.loads(text_of(cli("generate", prompt, *flags, *options)))
+        expected = gpt2_tf.sample_sequence(model, length=4, context=context, temperature=0)
+        assert found["ids"] == expected.numpy()[0, len(context) :].tolist()
+
+
 def test_file_of_prompts(cli, tiny_folder, loaded, tmp_path):
     prompts = ["The quick brown fox", "x", "naïve 色", "The"]
     (tmp_path / "prompts.txt").write_bytes("\r\n".join(prompts).encode())
