@@ -11,7 +11,7 @@
 """
 
 from gpt2_tf.files.atomic import atomic_path, atomic_write, move_into_place, remove_abandoned, staging_folder
-from gpt2_tf.files.interrupt import reliable_ctrl_c, thread_receives_ctrl_c
+from gpt2_tf.files.interrupt import raise_dropped_ctrl_c, reliable_ctrl_c, thread_receives_ctrl_c
 from gpt2_tf.files.journal import Journal
 from gpt2_tf.files.lock import file_lock, folder_lock
 from gpt2_tf.files.regular import open_regular
@@ -30,6 +30,7 @@ __all__ = [
     "move_into_place",
     "open_regular",
     "parse_shard",
+    "raise_dropped_ctrl_c",
     "reliable_ctrl_c",
     "remove_abandoned",
     "staging_folder",

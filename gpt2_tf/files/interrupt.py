@@ -5,6 +5,8 @@ import signal
 import threading
 from collections.abc import Iterator
 
+_pressed: list[bool] = []  # for each block of `reliable_ctrl_c` that has begun: whether Ctrl-C was pressed in it
+
 
 def thread_receives_ctrl_c() -> bool:
     """Whether Ctrl-C raises KeyboardInterrupt in the current thread.
@@ -24,7 +26,8 @@ def reliable_ctrl_c() -> Iterator[None]:
     """Make sure that a Ctrl-C during the block ends the block with KeyboardInterrupt.
 
     TensorFlow's C++ code can turn the KeyboardInterrupt that Python raises into another error, or drop it. This context
-    manager remembers the Ctrl-C, and raises KeyboardInterrupt in place of that error, or at the end of the block.
+    manager remembers the Ctrl-C, and raises KeyboardInterrupt in place of that error, or at the end of the block. Each
+    step of a long loop in the block calls `raise_dropped_ctrl_c`, so that the loop ends soon.
 
     Example:
         >>> try:
@@ -37,21 +40,30 @@ def reliable_ctrl_c() -> Iterator[None]:
     if not thread_receives_ctrl_c():
         yield
         return
-    interrupted = False
 
     def handle(number, frame):
-        nonlocal interrupted
-        interrupted = True
+        _pressed[-1] = True
         raise KeyboardInterrupt
 
+    _pressed.append(False)
     previous_handler = signal.signal(signal.SIGINT, handle)
     try:
         yield
+        raise_dropped_ctrl_c()
     except Exception:
-        if interrupted:
+        if _pressed[-1]:
             raise KeyboardInterrupt from None
         raise
     finally:
         signal.signal(signal.SIGINT, previous_handler)
-    if interrupted:
+        _pressed.pop()
+
+
+def raise_dropped_ctrl_c() -> None:
+    """Raise KeyboardInterrupt if Ctrl-C was pressed in the block of `reliable_ctrl_c`, but C++ code has dropped it.
+
+    Example:
+        >>> raise_dropped_ctrl_c()  # nobody has pressed Ctrl-C
+    """
+    if _pressed and _pressed[-1] and thread_receives_ctrl_c():
         raise KeyboardInterrupt

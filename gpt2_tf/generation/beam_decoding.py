@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from gpt2_tf.files import interrupt
 from gpt2_tf.generation.decoding import decode_one_token, prefill
 from gpt2_tf.generation.engine import STEPS_PER_CHUNK
 from gpt2_tf.generation.stop_strings import STOPPED
@@ -200,5 +201,6 @@ def search_beams(
         forbidden=tf.constant(forbidden_mask),
     )
     while search.active(state):
+        interrupt.raise_dropped_ctrl_c()
         state = model.traced(build_search_loop)(state, search)
     return state.finished

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from gpt2_tf.files import interrupt
 from gpt2_tf.generation.engine import STEPS_PER_CHUNK, Chunk
 from gpt2_tf.generation.noise import UniformNoise
 from gpt2_tf.generation.sampler import Filter, History, Sampler, sampler_specs
@@ -260,6 +261,7 @@ def extend_rows(
     stop_state = n_new = np.zeros(len(texts), np.int32)
     state, n_steps = None, 0
     while len(rows):
+        interrupt.raise_dropped_ctrl_c()
         if state is None:  # at the start, and whenever the window is full
             for row in rows:
                 if len(texts[row]) > n_ctx:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from encoder import Encoder
+from gpt2_tf.files import interrupt
 from gpt2_tf.files.shard import UNSHARDED, Shard
 from gpt2_tf.generation.engine import Engine, Likelihood, Row, as_engine
 from gpt2_tf.generation.generate import check_vocabulary, encode_prompt, list_texts
@@ -104,6 +105,7 @@ def score_in_batches(
         numbers = by_length[first : first + batch_size]
         if all(number in done for number in numbers):
             continue
+        interrupt.raise_dropped_ctrl_c()
         batch = engine.likelihoods([rows[number] for number in numbers], excluded)
         for number, likelihood in zip(numbers, batch, strict=True):
             if number not in done:

@@ -95,7 +95,10 @@ def fit(
                     if is_chief:
                         enc = prepared.encoder
                         hooks = _chief_callbacks(model, enc, watch, settings, best, log, extra_callbacks, save)
-                    _train(model, prepared, settings, validation, hooks)
+                    ctrl_c = keras.callbacks.LambdaCallback(
+                        on_train_batch_end=lambda batch, logs: interrupt.raise_dropped_ctrl_c()
+                    )
+                    _train(model, prepared, settings, validation, [*hooks, ctrl_c])
         except KeyboardInterrupt as error:
             # If the step failed because the other workers stopped too, a part of the weights may have changed already.
             if not (distribute.is_multi_worker(strategy) and isinstance(error.__context__, tf.errors.OpError)):

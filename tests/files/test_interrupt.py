@@ -39,6 +39,19 @@ def test_a_ctrl_c_that_is_dropped_is_raised_at_the_end_of_the_block():
     assert done == [1]
 
 
+def test_a_loop_raises_a_ctrl_c_that_was_dropped_at_its_next_step():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupt.reliable_ctrl_c():
+        for step in range(5):
+            interrupt.raise_dropped_ctrl_c()
+            with contextlib.suppress(KeyboardInterrupt):
+                if step == 2:
+                    ctrl_c()
+            done.append(step)
+    assert done == [0, 1, 2]
+    interrupt.raise_dropped_ctrl_c()  # the next block starts afresh
+
+
 def test_errors_without_ctrl_c_are_unchanged():
     with pytest.raises(ValueError, match="wrong"), interrupt.reliable_ctrl_c():
         raise ValueError("wrong")

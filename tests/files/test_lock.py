@@ -55,7 +55,7 @@ def test_waiting_gets_the_lock_when_the_other_process_ends(holder, tmp_path, cap
     process = holder("folder_lock", tmp_path)
     threading.Timer(0.3, process.stdin.close).start()
     with folder_lock(tmp_path, wait=True):
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=120) == 0
     assert capsys.readouterr().err == f"waiting for another process that is writing {tmp_path}\n"
 
 

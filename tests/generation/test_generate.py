@@ -1,6 +1,9 @@
 """Text in, text out: against the reference, against `sample_sequence`, and each row against the same row alone."""
 
+import contextlib
 import gc
+import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -12,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracles import reference
 
-from gpt2_tf import GPT2, HParams, generate, stream
+from gpt2_tf import GPT2, HParams, beam_search, generate, score, stream
+from gpt2_tf.files import interrupt
 from gpt2_tf.generation import TensorFlowEngine
 from gpt2_tf.generation.engine import Chunk
 from gpt2_tf.generation.generate import Sample, completions
@@ -440,3 +444,19 @@ def test_other_wrong_arguments_are_errors(model, enc):
         generate(model, enc, "e", logit_bias=dict.fromkeys(range(260), -np.inf))
     assert len(generate(model, enc, "e", stop=None, length=9)[0].ids) == 9
     assert len(generate(model, enc, "e", stop=(), length=9, no_repeat_ngram=2**31 - 1)[0].ids) == 9
+
+
+@pytest.mark.parametrize("function", ["generate", "beam_search", "score"])
+def test_a_ctrl_c_that_tensorflow_has_dropped_ends_the_work(lively, enc, function):
+    run = {
+        "generate": lambda: generate(lively, enc, "The", length=5),
+        "beam_search": lambda: beam_search(lively, enc, "The", length=5),
+        "score": lambda: score(lively, enc, "The quick"),
+    }[function]
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupt.reliable_ctrl_c():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        run()
+        done.append(1)
+    assert not done

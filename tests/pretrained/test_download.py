@@ -422,7 +422,7 @@ def test_ctrl_c_keeps_the_part_and_says_so_in_a_line(server, model, tmp_path):
     part = tmp_path / "124M" / f"{DATA}.part"
     wait_until(lambda: part.exists() and part.stat().st_size > 1_000_000)
     child.send_signal(signal.SIGINT)
-    err = child.communicate(timeout=10)[1]
+    err = child.communicate(timeout=120)[1]
     assert child.returncode == 130
     assert err.splitlines()[-1] == "download_model.py: interrupted; run the same command again to resume"
     assert "Traceback" not in err and part.stat().st_size > 1_000_000
@@ -452,7 +452,7 @@ def test_a_killed_process_blocks_no_other(server, model, tmp_path):
     child = start(server, tmp_path, READ_TIMEOUT=30)
     wait_until(lambda: server.seen)
     child.kill()
-    child.communicate(timeout=10)
+    child.communicate(timeout=120)
     assert_whole(download("124M", tmp_path, server.url), model)
 
 
@@ -679,7 +679,7 @@ def test_a_full_disk_is_named_with_the_bytes_needed(server, tmp_path):
 def test_a_disk_that_fills_in_mid_file_keeps_the_part(server, model, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))"
     child = start(server, tmp_path, before=limit)
-    err = child.communicate(timeout=20)[1]
+    err = child.communicate(timeout=120)[1]
     assert child.returncode == 1
     error = err.splitlines()[-1]
     assert error.startswith("download_model.py: error: can't write") and "File too large; 540,600 more bytes" in error
@@ -699,7 +699,7 @@ def test_no_permission_to_write(existing, server):
         Path(root).chmod(0o555)
         # root may write anywhere: so as nobody.
         child = start(server, root, before="import os\nif os.getuid() == 0: os.setuid(65534)")
-        err = child.communicate(timeout=20)[1]
+        err = child.communicate(timeout=120)[1]
         Path(root).chmod(0o755)
         if existing:
             folder.chmod(0o755)

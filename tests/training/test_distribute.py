@@ -233,7 +233,7 @@ def test_ctrl_c_ends_the_wait_for_other_workers(texts, tmp_path):
     assert waiting.stderr.readline() == "waiting for all 2 workers of TF_CONFIG\n"
     time.sleep(1)
     waiting.send_signal(signal.SIGINT)
-    waiting.communicate(timeout=10)
+    waiting.communicate(timeout=120)
     assert waiting.returncode == -signal.SIGINT
 
 
