@@ -10,6 +10,7 @@ from gpt2_tf.cli.flags import (
     add_allow_special_flag,
     add_model_flags,
     add_output_flags,
+    allow_special_setting,
     apply_allow_special,
     check_shard,
     model_name,
@@ -108,8 +109,7 @@ def run(args: argparse.Namespace) -> None:
     journal = None
     if args.out is not None:
         work = {"task": args.task, "text": sha256(text.encode()), "model": model_fingerprint, **settings}
-        if args.allow_special:  # the texts then have other ids, so a journal without the flag is refused
-            work["allow_special"] = True
+        work |= allow_special_setting(args)
         journal = Journal(args.out, work, 0, args.shard)
     with journal or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load
@@ -122,8 +122,7 @@ def run(args: argparse.Namespace) -> None:
         results = report(model, apply_allow_special(args, enc), args.task, text, name, settings, journal)
         if results is not None:  # None where other shards have still to finish
             results["model"] = {"name": args.model or BUNDLED, "digest": model_fingerprint, **results["model"]}
-            if args.allow_special:
-                results["settings"]["allow_special"] = True
+            results["settings"] |= allow_special_setting(args)
             lines = json.dumps(results, indent=2)
             if journal is None:
                 print(lines)

@@ -202,6 +202,11 @@ def apply_allow_special(args: argparse.Namespace, enc: "Encoder") -> "Encoder":
     return enc.with_special_tokens() if args.allow_special else enc
 
 
+def allow_special_setting(args: argparse.Namespace) -> dict[str, bool]:
+    """The flag as a setting of a journal or report; empty without the flag, so that journals of before still fit."""
+    return {"allow_special": True} if args.allow_special else {}
+
+
 def load_vocabulary(args: argparse.Namespace) -> "Encoder":
     """The encoder of the model that `--model` gives; no weights are downloaded for it."""
     from gpt2_tf.pretrained.load import load_encoder

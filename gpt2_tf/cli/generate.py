@@ -10,6 +10,7 @@ from gpt2_tf.cli.flags import (
     add_allow_special_flag,
     add_model_flags,
     add_output_flags,
+    allow_special_setting,
     apply_allow_special,
     check_shard,
     model_name,
@@ -104,9 +105,7 @@ def run(args: argparse.Namespace) -> None:
     journal = None
     if args.out is not None:
         draft_identity = fingerprint(draft) if isinstance(draft, Path) else draft
-        work = settings | {"draft": draft_identity}
-        if args.allow_special:  # the prompts then have other ids, so a journal without the flag is refused
-            work["allow_special"] = True
+        work = settings | {"draft": draft_identity} | allow_special_setting(args)
         journal = batch.open_journal(args.out, prompts, model_dir, work, args.shard)
     with journal or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load, stream

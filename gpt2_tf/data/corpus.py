@@ -79,21 +79,19 @@ def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
 def _find_in_folder(folder: Path) -> tuple[list[Path], Counter]:
     """Return a folder's text files, sorted by name, and how many others were skipped for which reason."""
     paths, skipped = [], Counter()
-    folders = {}  # the real path of each folder on the way to a path, so that a link to one of them makes no loop
-
-    def above(path: str) -> set[str]:
-        return folders.get(path, set()) | {os.path.realpath(path)}
-
+    seen = set()  # real paths: a folder that a link leads to again is left out, so that no link makes a loop
     for parent, names, files in os.walk(folder, followlinks=True):
+        if (real_path := os.path.realpath(parent)) in seen:
+            names.clear()
+            continue
+        seen.add(real_path)
         inside = []
-        for name in names:
-            path = os.path.join(parent, name)
+        for name in sorted(names):
             if name.startswith("."):
                 skipped["hidden folders"] += 1
-            elif os.path.exists(os.path.join(path, RUN_FILE)):
+            elif os.path.exists(os.path.join(parent, name, RUN_FILE)):
                 skipped["folders of training runs"] += 1
-            elif os.path.realpath(path) not in above(parent):
-                folders[path] = above(parent)
+            else:
                 inside.append(name)
         names[:] = inside
         for name in files:

@@ -6,9 +6,10 @@ Texts are UTF-8. A byte order mark at the start is left out. Line ends stay as t
 
 import codecs
 import gzip
+import io
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 CHUNK_SIZE = 2**18  # bytes per read
@@ -41,7 +42,7 @@ def decode_text(content: bytes, name: str) -> str:
         Traceback (most recent call last):
         ValueError: stdin is UTF-16, but must be UTF-8; convert it first: iconv -f UTF-16LE -t UTF-8
     """
-    return "".join(_decode([content], name))
+    return "".join(_decode(io.BytesIO(content), name))
 
 
 def read_chunks(path: str | os.PathLike, file: BinaryIO) -> Iterator[str]:
@@ -55,13 +56,12 @@ def read_chunks(path: str | os.PathLike, file: BinaryIO) -> Iterator[str]:
         ValueError: the text is not UTF-8, or the file is not a complete gzip file.
 
     Example:
-        >>> import io
         >>> list(read_chunks("a.txt", io.BytesIO(b"\\xef\\xbb\\xbfROMEO:")))
         ['ROMEO:']
     """
     source = gzip.GzipFile(fileobj=file) if os.fspath(path).lower().endswith(".gz") else file
     try:
-        yield from _decode(iter(lambda: source.read(CHUNK_SIZE), b""), os.fspath(path))
+        yield from _decode(source, os.fspath(path))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} is not a complete gzip file: {error}; get it again") from None
 
@@ -82,11 +82,11 @@ def windows_line_ends_notice(names: Sequence[str | os.PathLike]) -> str:
     )
 
 
-def _decode(chunks: Iterable[bytes], name: str) -> Iterator[str]:
+def _decode(file: BinaryIO, name: str) -> Iterator[str]:
     decode = codecs.getincrementaldecoder("utf-8")().decode
     offset, byte_order_mark = 0, "\ufeff"
     try:
-        for content in chunks:
+        while content := file.read(CHUNK_SIZE):
             if not offset and (encoding := _find_wide_encoding(content)):
                 raise ValueError(
                     f"{name} is {encoding[:6]}, but must be UTF-8; convert it first: iconv -f {encoding} -t UTF-8"
