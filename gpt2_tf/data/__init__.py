@@ -3,7 +3,7 @@
 text_file  decodes the text of files and of stdin
 corpus     finds text files and reads their documents
 prepare    tokenizes documents into a folder of token ids, as `gpt2-tf prepare` does
-prepared   reads such a folder, or a `.bin` of nanoGPT
+prepared   reads such a folder, or a `.bin` of nanoGPT or llm.c
 dataset    token ids -> batches of tokens and targets, as Keras's `fit` takes them
 """
 

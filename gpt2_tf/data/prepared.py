@@ -1,4 +1,4 @@
-"""Prepared token ids: the folder that `gpt2-tf prepare` writes, or a `.bin` file of nanoGPT.
+"""Prepared token ids: the folder that `gpt2-tf prepare` writes, or a `.bin` file of nanoGPT or llm.c.
 
 A prepared folder holds `train.bin`, the ids of all documents with `<|endoftext|>` after each, and `train.json`, which
 describes them; `val.bin` and `val.json` where some ids are held out for validation; and the vocabulary.
@@ -9,13 +9,18 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from encoder import Encoder
+from gpt2_tf.files import open_regular
 
 IDS_PER_READ = 2**20
+# llm.c begins its files of GPT-2's ids with 256 int32: this number, the version 1, the count of ids, and zeros. The
+# uint16 ids follow. nanoGPT's files have no header; read as one, this number would be the id 55432, which GPT-2 lacks.
+LLM_C_MAGIC, LLM_C_VERSION = 20240520, 1
+LLM_C_HEADER_SIZE = 256 * 4  # bytes
 
 
 class Prepared(NamedTuple):
@@ -37,7 +42,9 @@ class Prepared(NamedTuple):
 
 
 def load_prepared(path: str | os.PathLike, encoder: Encoder | None = None, *, val_fraction: float = 0.0) -> Prepared:
-    """Read a prepared folder, or ids as nanoGPT writes them: uint16 in a `.bin`, with a `val.bin` beside it or not.
+    """Read a prepared folder, or a `.bin` of uint16 ids that nanoGPT or llm.c wrote.
+
+    Beside a file whose name ends in `train.bin`, the file with `val.bin` in its place is read too, if it exists.
 
     Args:
         path: the folder, its `train.bin`, or any other `.bin`.
@@ -59,10 +66,16 @@ def load_prepared(path: str | os.PathLike, encoder: Encoder | None = None, *, va
     path = path / "train.bin" if path.is_dir() else path
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; `gpt2-tf prepare` makes it from text files")
+    if path.with_name("meta.pkl").exists() and not path.with_suffix(".json").exists():
+        raise ValueError(
+            f"{path} has ids of nanoGPT's own vocabulary, which is in meta.pkl; pickles are never read, because they "
+            "can run code. Tokenize the text again: gpt2-tf prepare input.txt --out DIR --vocab-size chars"
+        )
     encoder = encoder or Encoder.from_folder(path.parent)
     train, val = _map_ids(path, encoder), None
-    val_path = path.with_name("val.bin")
-    if path.name == "train.bin" and val_path.exists():
+    stem = path.name.removesuffix("train.bin")
+    val_path = path.with_name(f"{stem}val.bin")
+    if stem != path.name and val_path.exists():
         val = _map_ids(val_path, encoder)
     elif val_fraction:
         first = first_val_id(len(train), val_fraction)
@@ -136,20 +149,44 @@ def first_val_id(count: int, val_fraction: float) -> int:
 def _map_ids(path: Path, encoder: Encoder) -> np.ndarray:
     """The ids of a `.bin`, memory-mapped and checked against its JSON file, or without one against the vocabulary."""
     json_path = path.with_suffix(".json")
-    size = path.stat().st_size
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        llm_c_count = None if json_path.exists() else _read_llm_c_header(path, file)
+    offset, dtype = 0, np.dtype(np.uint16)
     if json_path.exists():
         count, dtype = _read_description(json_path, encoder)
+        expected = f"{json_path.name} says {count} ids of {dtype}"
+    elif llm_c_count is not None:
+        count, offset = llm_c_count, LLM_C_HEADER_SIZE
+        expected = f"its header of {LLM_C_HEADER_SIZE} bytes says {count} ids of {dtype}"
     else:
-        count, dtype = size // 2, np.dtype(np.uint16)
-    if size != count * dtype.itemsize:
-        expected = f"{json_path.name} says {count} ids of {dtype}" if json_path.exists() else "each id has 2 bytes"
+        count = size // 2
+        expected = "each id has 2 bytes"
+    if size != offset + count * dtype.itemsize:
         raise ValueError(f"{path} has {size} bytes, but {expected}; prepare it again")
-    if not size:
+    if not count:
         raise ValueError(f"{path} is empty; prepare it from text files")
-    ids = np.memmap(path, dtype, mode="r")
+    ids = np.memmap(path, dtype, mode="r", offset=offset)
     if not json_path.exists():
         _check_ids(path, ids, encoder)
     return ids
+
+
+def _read_llm_c_header(path: Path, file: BinaryIO) -> int | None:
+    """The count of ids in a file of llm.c; None for a file without llm.c's header.
+
+    Raises:
+        ValueError: the header is of another version of llm.c's files.
+    """
+    header = np.frombuffer(file.read(12).ljust(12, b"\0"), "<i4")
+    magic, version, count = map(int, header)
+    if magic != LLM_C_MAGIC:
+        return None
+    if version != LLM_C_VERSION or count < 0:
+        raise ValueError(
+            f"{path} is a file of llm.c of version {version} with {count} ids; expected version {LLM_C_VERSION}"
+        )
+    return count
 
 
 def _check_ids(path: Path, ids: np.ndarray, encoder: Encoder) -> None:
@@ -169,11 +206,13 @@ def _read_description(json_path: Path, encoder: Encoder) -> tuple[int, np.dtype]
     Raises:
         ValueError: the JSON is damaged, or describes ids of another vocabulary.
     """
+    with open_regular(json_path) as file:
+        content = file.read()
     try:
-        description = json.loads(json_path.read_bytes())
+        description = json.loads(content)
         dtype = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}[description["dtype"]]
         count, vocabulary = int(description["count"]), description["vocabulary"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         raise ValueError(f"{json_path} is damaged; prepare the text again") from None
     if vocabulary != vocabulary_fingerprint(encoder):
         raise ValueError(

@@ -398,6 +398,66 @@ def test_files_of_nanogpt_are_read(folder, enc):
     assert not is_prepared(["nano", "nano"]) and not is_prepared(["vocabulary"])
 
 
+def llm_c_file(ids: list[int], version: int = 1, magic: int = 20240520) -> bytes:
+    """The bytes that llm.c's `dev/data/data_common.py` writes for GPT-2."""
+    header = np.zeros(256, "<i4")
+    header[:3] = magic, version, len(ids)
+    return header.tobytes() + np.array(ids, "<u2").tobytes()
+
+
+def test_files_of_llm_c_are_read(folder, enc):
+    for name, text in (("train", "the them"), ("val", "then")):
+        write(f"tiny_{name}.bin", llm_c_file(enc.encode(text)))
+    train, val, _ = load_prepared("tiny_train.bin", enc)
+    assert (train.tolist(), val.tolist()) == (enc.encode("the them"), enc.encode("then"))
+    assert load_prepared("tiny_val.bin", enc).val is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (llm_c_file([1, 2])[:-1], "has 1027 bytes, but its header of 1024 bytes says 2 ids of uint16"),
+        (llm_c_file([1, 2]) + b"\0\0", "has 1030 bytes, but its header of 1024 bytes says 2 ids of uint16"),
+        (llm_c_file([1, 2])[:900], "has 900 bytes, but its header of 1024 bytes says 2 ids of uint16"),
+        (llm_c_file([]), "is empty"),
+        (llm_c_file([1], version=7), "is a file of llm.c of version 7 with 1 ids; expected version 1"),
+        (llm_c_file([1, 260]), "has the id 260"),
+        # Without the magic number, the header is read as nanoGPT's ids, of which the first is outside the vocabulary.
+        (llm_c_file([1], magic=20240801), "has the id 55"),
+    ],
+)
+def test_damaged_files_of_llm_c_are_refused(folder, enc, content, message):
+    write("ids.bin", content)
+    with pytest.raises(ValueError, match=rf"^ids\.bin {message}"):
+        load_prepared("ids.bin", enc)
+
+
+def test_ids_of_nanogpts_own_vocabulary_are_refused_with_the_command_that_makes_them(folder, enc):
+    Path("nano").mkdir()
+    np.arange(9, dtype=np.uint16).tofile("nano/train.bin")
+    write("nano/meta.pkl", b"")
+    message = (
+        r"nano/train\.bin has ids of nanoGPT's own vocabulary.* gpt2-tf prepare input\.txt --out DIR --vocab-size chars"
+    )
+    for encoder in (enc, None):
+        with pytest.raises(ValueError, match=message):
+            load_prepared("nano", encoder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(folder, enc):
+    write("a.txt", "the text")
+    prepare(["a.txt"], "out", enc)
+    for name in ("train.bin", "train.json"):
+        content = Path("out", name).read_bytes()
+        Path("out", name).unlink()
+        os.mkfifo(f"out/{name}")
+        with pytest.raises(ValueError, match=rf"out/{name} is a pipe or a device, but must be a regular file"):
+            load_prepared("out")
+        Path("out", name).unlink()
+        Path("out", name).write_bytes(content)
+
+
 def test_val_fraction_splits_a_bin_without_a_val_bin(folder, enc):
     np.arange(250, dtype=np.uint16).tofile("ids.bin")
     train, val, _ = load_prepared("ids.bin", enc, val_fraction=0.2)
