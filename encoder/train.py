@@ -131,7 +131,7 @@ def _read_texts(files: Sequence[str | os.PathLike]) -> Iterator[list[str]]:
         if not content:
             raise ValueError(f"{os.fspath(path)}: the file is empty; expected UTF-8 text")
         try:
-            text = content.decode()
+            text = content.decode().removeprefix("\ufeff")  # the byte order mark of a file of Windows is no text
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{os.fspath(path)}: not UTF-8 at byte offset {error.start} (byte {content[error.start]:#04x}); "

@@ -16,7 +16,7 @@ from encoder.bpe import END_OF_TEXT
 from gpt2_tf.data import corpus
 from gpt2_tf.data.corpus import Files
 from gpt2_tf.data.prepared import Prepared, first_val_id, load_prepared, sha256, vocabulary_fingerprint
-from gpt2_tf.files.atomic import move_into_place, staging_folder
+from gpt2_tf.files.atomic import made_folder, move_into_place, staging_folder
 from gpt2_tf.files.lock import folder_lock
 
 
@@ -64,9 +64,7 @@ def prepare(
         raise ValueError(f"val_fraction is {val_fraction}, but must be at least 0 and below 1")
     sources = _find_sources(files, val_files, val_fraction, notices=True)
     fingerprint = _source_fingerprint(sources, vocabulary, column, field, val_fraction)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with folder_lock(out):
+    with made_folder(out) as out, folder_lock(out):
         if (kept := _load_if_same_source(out, fingerprint)) is not None:
             return kept
         _check_nothing_lost(out)

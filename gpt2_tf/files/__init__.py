@@ -10,7 +10,14 @@
 - `terminal.py`: escape control characters of text from outside.
 """
 
-from gpt2_tf.files.atomic import atomic_path, atomic_write, move_into_place, remove_abandoned, staging_folder
+from gpt2_tf.files.atomic import (
+    atomic_path,
+    atomic_write,
+    made_folder,
+    move_into_place,
+    remove_abandoned,
+    staging_folder,
+)
 from gpt2_tf.files.interrupt import raise_dropped_ctrl_c, reliable_ctrl_c, thread_receives_ctrl_c
 from gpt2_tf.files.journal import Journal
 from gpt2_tf.files.lock import file_lock, folder_lock
@@ -27,6 +34,7 @@ __all__ = [
     "escape_control_characters",
     "file_lock",
     "folder_lock",
+    "made_folder",
     "move_into_place",
     "open_regular",
     "parse_shard",

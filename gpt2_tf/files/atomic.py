@@ -6,6 +6,7 @@ is locked while its process lives. The next write into the same folder removes t
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -73,13 +74,12 @@ def staging_folder(folder: str | os.PathLike) -> Iterator[Path]:
     Use it with `move_into_place` when several files belong together; `atomic_path` is simpler for a single one.
 
     Args:
-        folder: an existing folder.
+        folder: made if missing, as by `made_folder`.
 
     Raises:
         OSError: something cannot be written; the error names the file by its final place in `folder`.
 
     Example:
-        >>> os.mkdir("run")
         >>> with staging_folder("run") as staging:
         ...     paths = [staging / "weights", staging / "index"]
         ...     for path in paths:
@@ -88,8 +88,40 @@ def staging_folder(folder: str | os.PathLike) -> Iterator[Path]:
         >>> sorted(os.listdir("run"))
         ['index', 'weights']
     """
-    with _staging_folder(Path(folder), Path(folder)) as staging:
+    with made_folder(folder) as folder, _staging_folder(folder, folder) as staging:
         yield staging
+
+
+@contextlib.contextmanager
+def made_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Make a folder and its parents. If the block raises, remove those that were made and are empty.
+
+    So a command that fails before it has written anything leaves no empty folders behind.
+
+    Args:
+        folder: new, or an existing folder, which stays in any case.
+
+    Raises:
+        OSError: the folder cannot be made.
+
+    Example:
+        >>> with made_folder("runs/first") as folder:
+        ...     raise ValueError("no text")
+        Traceback (most recent call last):
+        ValueError: no text
+        >>> os.listdir(".")
+        []
+    """
+    folder = Path(folder)
+    made = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty, or removed already
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def move_into_place(paths: Sequence[Path], folder: str | os.PathLike) -> None:

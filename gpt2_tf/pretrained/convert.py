@@ -14,7 +14,7 @@ import numpy as np
 
 from encoder import Encoder
 from gpt2_tf.files import progress
-from gpt2_tf.files.atomic import atomic_path
+from gpt2_tf.files.atomic import atomic_path, made_folder
 from gpt2_tf.hparams import HParams
 from gpt2_tf.pretrained import FORMS
 from gpt2_tf.pretrained.load import VOCABULARY, find_model_dir
@@ -81,8 +81,7 @@ def convert(
     to = to or ("hf" if source.form == "openai" else "openai")
     if source.enc is None:
         print(f"{model_dir} has no vocabulary, so {target} gets none", file=sys.stderr)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target) as temporary:
+    with made_folder(target.parent), atomic_path(target) as temporary:
         temporary.mkdir()
         _write(temporary, to, source, _read_weights(source, f"{model_dir.name} -> {to}"))
     return target

@@ -85,7 +85,6 @@ def export(
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
     out = _checked_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
     with staging_folder(out) as staging:
         version = 1 + max((int(entry.name) for entry in out.iterdir() if entry.name.isdecimal()), default=0)
         folder, batching = staging / str(version), staging / "batching_parameters.txt"

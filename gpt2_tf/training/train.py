@@ -18,8 +18,9 @@ from gpt2_tf.data import corpus
 from gpt2_tf.data.corpus import RUN_FILE
 from gpt2_tf.data.prepare import prepare, source_fingerprint
 from gpt2_tf.data.prepared import Prepared, ids_fingerprint, is_prepared, load_prepared
-from gpt2_tf.files.atomic import atomic_write, move_into_place, remove_abandoned, staging_folder
+from gpt2_tf.files.atomic import atomic_write, made_folder, move_into_place, remove_abandoned, staging_folder
 from gpt2_tf.files.lock import folder_lock
+from gpt2_tf.files.regular import open_regular
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import distribute
 from gpt2_tf.model.gpt2 import GPT2
@@ -88,10 +89,12 @@ def run_training(
     command = _describe_command(files, vocab_size, read_options)
     strategy = strategy or distribute.make_strategy(None)
     is_chief = distribute.is_chief(strategy)
-    if is_chief and init_from != RESUME:
-        _check_can_start(files, out)
-        out.mkdir(parents=True, exist_ok=True)
-    with folder_lock(out) if is_chief and out.exists() else contextlib.nullcontext():
+    with contextlib.ExitStack() as resources:
+        if is_chief and init_from != RESUME:
+            _check_can_start(files, out)
+            resources.enter_context(made_folder(out))
+        if is_chief and out.exists():
+            resources.enter_context(folder_lock(out))
         if is_chief:
             for folder in list(out.glob("**/")):  # `out` and all folders in it
                 remove_abandoned(folder)
@@ -194,7 +197,6 @@ def _start_run(
     if model is None:
         model = GPT2(dataclasses.replace(hparams, n_vocab=prepared.encoder.n_vocab))
     for folder in (out, out / BEST_FOLDER, *([out / BASE_FOLDER] if settings.lora_rank else [])):
-        folder.mkdir(parents=True, exist_ok=True)
         with staging_folder(folder) as staging:  # so that a kill leaves nothing that the next start does not remove
             prepared.encoder.save(staging)
             move_into_place(sorted(staging.iterdir()), folder)
@@ -292,12 +294,15 @@ def _read_run(
         ValueError: an argument is another than the run's, or the training tokens have changed.
     """
     try:
-        run = json.loads((out / RUN_FILE).read_text())
-        settings = TrainingSettings(**{name: run[name] for name in SETTING_NAMES})
-        data_path, fingerprint, command = out / run["data"], run["identity"], run.get("command", {})
+        with open_regular(out / RUN_FILE) as file:
+            content = file.read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{out} holds no run to resume: {out / RUN_FILE} is missing") from None
-    except (KeyError, TypeError, ValueError) as error:
+    try:
+        run = json.loads(content)
+        settings = TrainingSettings(**{name: run[name] for name in SETTING_NAMES})
+        data_path, fingerprint, command = out / run["data"], run["identity"], run.get("command", {})
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{out / RUN_FILE} is damaged: {error!r}; it holds the settings of the run") from None
     model_shape = HParams.from_json(out / "hparams.json").to_dict()
     _check_same_arguments(out, given, {**model_shape, **command, **dataclasses.asdict(settings)})

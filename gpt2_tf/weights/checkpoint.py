@@ -235,7 +235,6 @@ def save(folder: str | os.PathLike, weights: "Values", step: int | None = None, 
         ['checkpoint', 'counter', 'model-1000.data-00000-of-00001', 'model-1000.index']
     """
     folder, name = Path(folder), NAME if step is None else f"model-{step}"
-    folder.mkdir(parents=True, exist_ok=True)
     with staging_folder(folder) as staging:
         _write(folder, staging / name, weights, np.float32)
         if state:

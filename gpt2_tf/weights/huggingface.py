@@ -226,8 +226,6 @@ def save(folder: str | os.PathLike, hparams: HParams, arrays: Iterable[np.ndarra
         >>> sorted(path.name for path in Path("folder").iterdir())
         ['config.json', 'model.safetensors']
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     shapes = {f"transformer.{huggingface_name(name)}": shape[-2:] for name, shape in hparams.shapes.items()}
     texts = {} if enc is None else hf_tokenizer.tokenizer_files(enc, hparams.n_ctx)
     texts["config.json"] = json.dumps(_config(hparams, None if enc is None else enc.end_of_text), indent=2) + "\n"

@@ -61,8 +61,6 @@ def save_adapters(folder: str | os.PathLike, adapters: Mapping[str, np.ndarray],
         >>> sorted(path.name for path in Path("adapters").iterdir())
         ['adapter_config.json', 'adapter_model.safetensors']
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -208,3 +208,25 @@ DAMAGED = {
 def test_damaged_model_folder(cli, copy, damage, parts):
     damage(copy)
     assert_error(cli("generate", "x", "--length", 2, "--model", copy), 1, str(copy), *parts)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "text.txt", "--out", "runs/new", "--init-from", "nope"],
+        ["train", "text.txt", "--out", "runs/new", "--init-from", "TINY", "--window", "33"],
+        ["train", "broken.txt", "--out", "runs/new", "--init-from", "TINY", "--window", "8"],
+        ["prepare", "broken.txt", "--out", "data/new", "--model", "TINY"],
+        ["convert", "copy", "forms/new"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_fails_leaves_no_empty_folder(cli, tiny_folder, copy, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("a text " * 99)
+    Path("broken.txt").write_bytes(b"a text\xff")
+    content = bytearray((copy / DATA).read_bytes())
+    content[0] ^= 1
+    (copy / DATA).write_bytes(content)
+    assert cli(*(tiny_folder if word == "TINY" else word for word in command)).status == 1
+    assert sorted(os.listdir()) == ["broken.txt", "copy", "text.txt"]
