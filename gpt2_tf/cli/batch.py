@@ -45,6 +45,7 @@ def open_journal(
     model_dir: str | os.PathLike,
     settings: Mapping[str, Any],
     shard: Shard = UNSHARDED,
+    step: int | None = None,
 ) -> Journal:
     """The journal of these samples; it holds the samples that an interrupted run has finished.
 
@@ -54,13 +55,14 @@ def open_journal(
         model_dir: the model's folder. A journal of another model, or of changed files, is refused.
         settings: `generate`'s keyword arguments. A journal of other settings is refused.
         shard: which share of the samples this process computes. Default: all.
+        step: the checkpoint of the folder, as for `load`.
 
     Raises:
         OSError, ValueError: as the journal's.
     """
     work = {
         "prompts": f"{len(prompts)} ({sha256(json.dumps(prompts).encode())})",
-        "model": fingerprint(model_dir),
+        "model": fingerprint(model_dir, step),
         **settings,
     }
     seed = work.pop("seed")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gpt2_tf.cli.flags import SIZE_NAMES, add_models_dir_flag
+from gpt2_tf.cli.flags import SIZE_NAMES, add_models_dir_flag, add_step_flag
 from gpt2_tf.cli.parser import add_command
 from gpt2_tf.pretrained import FORMS
 
@@ -36,12 +36,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "OpenAI's form, openai for any other)",
     )
     add_models_dir_flag(parser)
+    add_step_flag(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the folder once it is written."""
     from gpt2_tf.pretrained.convert import convert, find_form
 
-    if "keras-nlp" in (args.to, find_form(Path(args.source))):
+    if "keras-nlp" in (args.to, find_form(Path(args.source), args.step)):
         from gpt2_tf import GPT2  # noqa: F401 - imports TensorFlow without its messages
-    print(convert(args.source, args.target, args.to, args.models_dir))
+    print(convert(args.source, args.target, args.to, args.models_dir, args.step))

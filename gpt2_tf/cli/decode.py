@@ -18,7 +18,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         commands, "decode", run, summary="Print the text of token ids.", usage="ID... [flags]", examples=EXAMPLES
     )
     parser.add_argument("ids", nargs="+", metavar="ID", help="token ids, whole numbers from 0; - reads them from stdin")
-    add_model_flags(parser)
+    add_model_flags(parser, weights=False)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("text", metavar="TEXT", help="text to encode; - reads all of stdin")
     add_allow_special_flag(parser)
-    add_model_flags(parser)
+    add_model_flags(parser, weights=False)
 
 
 def run(args: argparse.Namespace) -> None:

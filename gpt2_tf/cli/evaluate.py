@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
     text = read_file(args.file)
     settings = {key: getattr(args, key) for key in ("window", "stride", "batch_size") if hasattr(args, key)}
     model_dir = find_model_dir(model_name(args), args.models_dir)
-    model_fingerprint = fingerprint(model_dir)
+    model_fingerprint = fingerprint(model_dir, args.step)
     journal = None
     if args.out is not None:
         work = {"task": args.task, "text": sha256(text.encode()), "model": model_fingerprint, **settings}
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     with journal or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load
 
-        model, enc = load(model_dir)
+        model, enc = load(model_dir, step=args.step)
         from gpt2_tf.evaluation.report import report
 
         if args.task == "perplexity" and "\r\n" in text:

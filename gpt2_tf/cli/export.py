@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     with interrupt.reliable_ctrl_c():
         from gpt2_tf import load
 
-        model, enc = load(model_dir)
+        model, enc = load(model_dir, step=args.step)
         from gpt2_tf.serving.saved_model import export
 
         given = {name: value for name in SETTINGS if (value := getattr(args, name)) is not None}

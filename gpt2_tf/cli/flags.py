@@ -87,8 +87,8 @@ def argument_type(parse: Callable[[str], object]) -> Callable[[str], object]:
 WHOLE_NUMBER = argument_type(number(int, 1))
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add `--model` and `--models-dir`."""
+def add_model_flags(parser: argparse.ArgumentParser, *, weights: bool = True) -> None:
+    """Add `--model` and `--models-dir`, and `--step` for commands that read the model's weights."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -97,6 +97,18 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         f"or a model's folder (default: {BUNDLED})",
     )
     add_models_dir_flag(group)
+    if weights:
+        add_step_flag(group)
+
+
+def add_step_flag(parser: argparse._ActionsContainer) -> None:
+    """Add `--step`. Not given, it is None."""
+    parser.add_argument(
+        "--step",
+        type=argument_type(number(int, 0)),
+        metavar="N",
+        help="of a folder with several checkpoints, use model-N (default: the one that its file checkpoint names)",
+    )
 
 
 def add_models_dir_flag(parser: argparse._ActionsContainer) -> None:

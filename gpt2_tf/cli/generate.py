@@ -106,11 +106,11 @@ def run(args: argparse.Namespace) -> None:
     if args.out is not None:
         draft_identity = fingerprint(draft) if isinstance(draft, Path) else draft
         work = settings | {"draft": draft_identity} | allow_special_setting(args)
-        journal = batch.open_journal(args.out, prompts, model_dir, work, args.shard)
+        journal = batch.open_journal(args.out, prompts, model_dir, work, args.shard, args.step)
     with journal or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load, stream
 
-        model, enc = load(model_dir)
+        model, enc = load(model_dir, step=args.step)
         enc = apply_allow_special(args, enc)
         settings["draft"] = load(draft)[0] if isinstance(draft, Path) else draft
         if journal is None and len(prompts) == args.nsamples == 1 and not args.json:

@@ -28,5 +28,5 @@ def run(args: argparse.Namespace) -> None:
     """Print one line per fact; nothing is downloaded."""
     from gpt2_tf.pretrained.load import describe
 
-    for key, value in describe(args.model or BUNDLED, args.models_dir).items():
+    for key, value in describe(args.model or BUNDLED, args.models_dir, args.step).items():
         print(f"{key:<11} {escape_control_characters(value)}")

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     with interrupt.reliable_ctrl_c():
         from gpt2_tf import load
 
-        model, enc = load(model_dir)
+        model, enc = load(model_dir, step=args.step)
     enc = apply_allow_special(args, enc)
     answer_lines(Session(model, enc, settings_from_flags(args, SESSION_SETTINGS)))
 

@@ -17,7 +17,7 @@ from gpt2_tf.files import progress
 from gpt2_tf.files.atomic import atomic_path, made_folder
 from gpt2_tf.hparams import HParams
 from gpt2_tf.pretrained import FORMS
-from gpt2_tf.pretrained.load import VOCABULARY, find_model_dir
+from gpt2_tf.pretrained.load import VOCABULARY, check_has_no_step, find_model_dir
 from gpt2_tf.weights import checkpoint, hf_tokenizer, huggingface, tensor_bundle
 
 
@@ -48,6 +48,7 @@ def convert(
     target: str | os.PathLike,
     to: str | None = None,
     models_dir: str | os.PathLike = "models",
+    step: int | None = None,
 ) -> Path:
     """Write a model to a new folder of another form. A progress bar is shown on stderr.
 
@@ -57,6 +58,8 @@ def convert(
         to: "openai", "hf", "gpt-2-simple" or "keras-nlp". By default, "hf" for a model in OpenAI's form and "openai"
             for any other.
         models_dir: the folder that holds a folder for each of OpenAI's sizes.
+        step: of a folder with several checkpoints, choose `model-<step>`; by default, the one that the file
+            `checkpoint` names.
 
     Returns:
         The new folder.
@@ -77,7 +80,7 @@ def convert(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists already; name a new folder, or remove this one")
     model_dir = find_model_dir(model, models_dir)
-    source = _open_source(model_dir)
+    source = _open_source(model_dir, step)
     to = to or ("hf" if source.form == "openai" else "openai")
     if source.enc is None:
         print(f"{model_dir} has no vocabulary, so {target} gets none", file=sys.stderr)
@@ -87,21 +90,23 @@ def convert(
     return target
 
 
-def find_form(folder: Path) -> str:
-    """Return the form of a model's folder, one of `FORMS`.
+def find_form(folder: Path, step: int | None = None) -> str:
+    """Return the form of a model's folder, one of `FORMS`. `step` is that of `convert`.
 
     Example:
         >>> find_form(find_model_dir("shakespeare"))
         'openai'
     """
     if not huggingface.is_huggingface_folder(folder):
-        return "openai" if _step(folder) is None else "gpt-2-simple"
+        return "openai" if _step(folder, step) is None else "gpt-2-simple"
     # KerasNLP's folders have a config.json too, of other content.
     return "keras-nlp" if (folder / "metadata.json").exists() else "hf"
 
 
-def _open_source(folder: Path) -> Source:
-    form = find_form(folder)
+def _open_source(folder: Path, step: int | None) -> Source:
+    form = find_form(folder, step)
+    if form in ("hf", "keras-nlp"):
+        check_has_no_step(folder, step)
     if form == "keras-nlp":
         from gpt2_tf.pretrained import keras_nlp
 
@@ -113,10 +118,10 @@ def _open_source(folder: Path) -> Source:
         source = Source(form, hparams, lambda name: np.asarray(tensors[name]), enc)
     else:
         hparams = HParams.from_json(folder / "hparams.json")
-        checkpoint.check_parameter_count(folder, hparams.n_params)
-        tensors = checkpoint.read_tensors(folder, hparams.shapes)
+        checkpoint.check_parameter_count(folder, hparams.n_params, step)
+        tensors = checkpoint.read_tensors(folder, hparams.shapes, step)
         enc = Encoder.from_folder(folder) if _any_exists(folder, VOCABULARY) else None
-        source = Source(form, hparams, lambda name: np.asarray(tensors[name]), enc, _step(folder) or 0)
+        source = Source(form, hparams, lambda name: np.asarray(tensors[name]), enc, _step(folder, step) or 0)
     if source.enc and source.enc.n_vocab != source.hparams.n_vocab:
         raise ValueError(
             f"{folder}: the vocabulary has {source.enc.n_vocab} tokens, but n_vocab is {source.hparams.n_vocab}"
@@ -124,8 +129,8 @@ def _open_source(folder: Path) -> Source:
     return source
 
 
-def _step(folder: Path) -> int | None:
-    return checkpoint.step_of(checkpoint.latest_checkpoint(folder))
+def _step(folder: Path, step: int | None) -> int | None:
+    return checkpoint.step_of(checkpoint.latest_checkpoint(folder, step))
 
 
 def _any_exists(folder: Path, names: tuple[str, ...]) -> bool:

@@ -63,10 +63,7 @@ def load(
 
     folder = find_model_dir(model, models_dir)
     if huggingface.is_huggingface_folder(folder):
-        if step is not None:
-            raise ValueError(
-                f"{folder} is in Hugging Face's form, which has no steps; expected a folder of a training run"
-            )
+        check_has_no_step(folder, step)
         huggingface.check_files(folder)
         enc = _read_encoder(folder)
         gpt2 = GPT2.from_pretrained(folder)
@@ -141,7 +138,21 @@ def find_model_dir(
     return folder
 
 
-def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models") -> dict[str, str]:
+def check_has_no_step(folder: Path, step: int | None) -> None:
+    """Raise ValueError where a step is chosen of a folder that is not in OpenAI's form.
+
+    Example:
+        >>> check_has_no_step(Path("my-hf"), step=1000)
+        Traceback (most recent call last):
+        ValueError: my-hf is in Hugging Face's form, which has no steps; leave out the step 1000
+    """
+    if step is not None:
+        raise ValueError(f"{folder} is in Hugging Face's form, which has no steps; leave out the step {step}")
+
+
+def describe(
+    model: str | os.PathLike, models_dir: str | os.PathLike = "models", step: int | None = None
+) -> dict[str, str]:
     """Describe a model by its files, without TensorFlow and without downloading weights.
 
     A size of OpenAI that has not been downloaded is described by its known sizes.
@@ -164,13 +175,14 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
     else:
         folder = find_model_dir(model, models_dir, names=())
         if huggingface.is_huggingface_folder(folder):
+            check_has_no_step(folder, step)
             hparams = huggingface.read_hparams(folder)
             weights = _describe_safetensors(folder, hparams)
             has_tokenizer = any((folder / name).exists() for name in hf_tokenizer.TOKENIZER)
             vocabulary = () if has_tokenizer else hf_tokenizer.VOCABULARY
         else:
             hparams = HParams.from_json(folder / "hparams.json")
-            prefix = latest_checkpoint(folder)
+            prefix = latest_checkpoint(folder, step)
             weights = _describe_checkpoint(prefix, read_index(f"{prefix}.index"))
             vocabulary = VOCABULARY
     values = {"model": str(model), "folder": str(folder), **hparams.to_dict()}
@@ -180,11 +192,15 @@ def describe(model: str | os.PathLike, models_dir: str | os.PathLike = "models")
     return {key: str(value) for key, value in values.items()}
 
 
-def fingerprint(folder: str | os.PathLike) -> str:
+def fingerprint(folder: str | os.PathLike, step: int | None = None) -> str:
     """Return a text that differs for any two models whose weights, sizes or vocabularies differ.
 
     It is computed from the files that determine the model. In OpenAI's form, the index stands for the weights, because
     it holds the checksum of each tensor.
+
+    Args:
+        folder: the model's folder.
+        step: as for `load`.
 
     Raises:
         OSError: a file is missing or can't be read.
@@ -196,7 +212,7 @@ def fingerprint(folder: str | os.PathLike) -> str:
     if huggingface.is_huggingface_folder(folder):
         paths = huggingface.model_files(folder)
     else:
-        index = f"{latest_checkpoint(folder)}.index"
+        index = f"{latest_checkpoint(folder, step)}.index"
         paths = [*(Path(folder, name) for name in ("hparams.json", *VOCABULARY)), Path(index)]
     hashes = []
     for path in paths:

@@ -66,7 +66,9 @@ def loaded(tiny, tiny_folder, monkeypatch):
     """The tiny model and its encoder, which commands get too instead of loading it for seconds."""
     load = gpt2_tf.load
     monkeypatch.setattr(
-        gpt2_tf, "load", lambda model, *rest: tiny if str(model) == str(tiny_folder) else load(model, *rest)
+        gpt2_tf,
+        "load",
+        lambda model, step=None: tiny if str(model) == str(tiny_folder) and step is None else load(model, step=step),
     )
     return tiny
 
