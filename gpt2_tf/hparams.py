@@ -18,6 +18,7 @@ SIZES = {
 }
 # OpenAI's first names of the sizes. Their parameter counts were wrong, so OpenAI renamed the sizes later.
 OLDER_NAMES = {"117M": "124M", "345M": "355M", "762M": "774M", "1542M": "1558M"}
+HUGGING_FACE_NAMES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 
 
 def is_whole(value: object, least: Real, most: Real) -> bool:
@@ -45,10 +46,30 @@ def canonical_size(name: str) -> str:
     size = OLDER_NAMES.get(name, name)
     if size not in SIZES:
         known = ", ".join(f"{new} (or {old})" for old, new in OLDER_NAMES.items())
-        close = difflib.get_close_matches(name, [*SIZES, *OLDER_NAMES], n=1)
-        suggestion = f"did you mean {close[0]!r}? " if close else ""
+        close = closest_size(name)
+        suggestion = f"did you mean {close!r}? " if close else ""
         raise ValueError(f"no GPT-2 size is named {name!r}; {suggestion}OpenAI's sizes are {known}")
     return size
+
+
+def closest_size(name: str, *others: str) -> str | None:
+    """Return the size that a misspelled name may stand for, or None.
+
+    Args:
+        name: such as "124m", "gpt2-117M", or Hugging Face's "gpt2".
+        others: further names that may be meant.
+
+    Example:
+        >>> from gpt2_tf.hparams import closest_size
+        >>> closest_size("gpt2-medium"), closest_size("124m"), closest_size("bert")
+        ('355M', '124M', None)
+    """
+    name = name.lower().removeprefix("openai-community/")
+    if name in HUGGING_FACE_NAMES:
+        return HUGGING_FACE_NAMES[name]
+    known = {size.lower(): size for size in (*SIZES, *OLDER_NAMES, *others)}
+    close = difflib.get_close_matches(name.removeprefix("gpt2-"), known, n=1)
+    return known[close[0]] if close else None
 
 
 def json_object(path: str | os.PathLike) -> dict:

@@ -4,7 +4,6 @@ A name is one of OpenAI's sizes ("124M"), "shakespeare" (the bundled model), "hf
 Face hub), or a folder in OpenAI's or Hugging Face's form.
 """
 
-import difflib
 import hashlib
 import os
 import re
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from encoder import Encoder
 from gpt2_tf.files.regular import open_regular
-from gpt2_tf.hparams import OLDER_NAMES, SIZES, HParams, canonical_size
+from gpt2_tf.hparams import HUGGING_FACE_NAMES, OLDER_NAMES, SIZES, HParams, canonical_size, closest_size
 from gpt2_tf.pretrained import download
 from gpt2_tf.weights import hf_tokenizer, huggingface
 from gpt2_tf.weights.checkpoint import latest_checkpoint
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 BUNDLED = "shakespeare"
 HUB = "hf:"  # the prefix of names on the Hugging Face hub
-HUB_SIZES = {"gpt2": "124M", "gpt2-medium": "355M", "gpt2-large": "774M", "gpt2-xl": "1558M"}
 VOCABULARY = ("encoder.json", "vocab.bpe")
 NANOGPT_HINT = "; ckpt.pt is a checkpoint of nanoGPT, which examples/convert_nanogpt.py converts"
 OPTIONAL = {"checkpoint", download.META}  # OpenAI's code needs these files; a folder loads here without them
@@ -255,14 +253,13 @@ def _model_dir(model: str | os.PathLike, models_dir: str | os.PathLike) -> Path:
 def _suggestion(model: str) -> str:
     """Return " (did you mean ...?)" for a misspelled name, or nothing."""
     name = model.lower().removeprefix("openai-community/")
-    if name in HUB_SIZES:
-        return f" (did you mean '{HUB_SIZES[name]}', OpenAI's files, or '{HUB}{name}'?)"
+    if name in HUGGING_FACE_NAMES:
+        return f" (did you mean '{HUGGING_FACE_NAMES[name]}', OpenAI's files, or '{HUB}{name}'?)"
     if os.path.basename(model) != model:
         is_hub_name = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model, re.ASCII) and not Path(model).parent.exists()
         return f" (did you mean '{HUB}{model}'?)" if is_hub_name else ""
-    known = {known.lower(): known for known in (*SIZES, *OLDER_NAMES, BUNDLED)}
-    matches = difflib.get_close_matches(name.removeprefix("gpt2-"), known, n=1)
-    return f" (did you mean '{known[matches[0]]}'?)" if matches else ""
+    close = closest_size(model, BUNDLED)
+    return f" (did you mean '{close}'?)" if close else ""
 
 
 def _describe_safetensors(folder: Path, hparams: HParams) -> str:

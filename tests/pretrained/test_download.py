@@ -721,6 +721,7 @@ def test_a_models_folder_that_is_a_file(below, server, tmp_path):
     ("arguments", "says"),
     [
         (["125M"], "no GPT-2 size is named '125M'; did you mean '124M'? OpenAI's sizes are 124M"),
+        (["gpt2-large"], "no GPT-2 size is named 'gpt2-large'; did you mean '774M'? OpenAI's sizes are 124M"),
         (["../124M"], "no GPT-2 size is named"),
         (["124M", "--base-url", "ftp://mirror/gpt-2"], "must begin with http:// or https://"),
         (["124M", "--base-url", "http://"], "must begin with http:// or https://"),
