@@ -134,11 +134,7 @@ def _setting_of_module(path: Path, config: Mapping, name: str, patterns: str, mo
     if not isinstance(found, dict):
         raise ValueError(f"{path}: {patterns} is {json.dumps(found)[:80]}, but must be an object")
     for pattern, other in found.items():
-        try:
-            matches = re.match(rf"(.*\.)?({pattern})$", f"transformer.{module}")
-        except re.error as error:
-            raise ValueError(f"{path}: {patterns} has {pattern!r}, which is no regular expression: {error}") from None
-        if matches:
+        if _matches(path, patterns, pattern, module):
             value = other
             break
     least = 1 if name == "r" else 0
@@ -146,6 +142,22 @@ def _setting_of_module(path: Path, config: Mapping, name: str, patterns: str, mo
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= MOST:
         raise ValueError(f"{path}: {name} of {module} is {value!r:.80}, but must be a number from {least} to {MOST:,}")
     return value
+
+
+def _matches(path: Path, patterns: str, pattern: str, module: str) -> bool:
+    """Whether a pattern of the configuration is for a module, as in PEFT.
+
+    TensorFlow matches by RE2, in linear time. Python's `re` could take hours for a hostile pattern.
+    """
+    import tensorflow as tf
+
+    try:
+        re.compile(f"({pattern})")  # RE2 would print an error of its own
+        return bool(tf.strings.regex_full_match(f"transformer.{module}", rf"(.*\.)?({pattern})"))
+    except (re.error, RecursionError, OverflowError, UnicodeEncodeError, tf.errors.InvalidArgumentError):
+        raise ValueError(
+            f"{path}: {patterns} has {pattern[:80]!r}, which is not a regular expression that RE2 takes"
+        ) from None
 
 
 def _peft_name(name: str) -> str:

@@ -16,11 +16,14 @@ import pytest
 
 from encoder import Encoder
 from gpt2_tf import HParams
+from gpt2_tf.data.prepare import prepare
+from gpt2_tf.data.prepared import load_prepared
 from gpt2_tf.pretrained.convert import find_form
 from gpt2_tf.pretrained.load import describe, fingerprint, load_encoder
-from gpt2_tf.weights import checkpoint, huggingface, safetensors
+from gpt2_tf.weights import checkpoint, huggingface, peft, safetensors
 
 HPARAMS = HParams(n_vocab=260, n_ctx=8, n_embd=4, n_head=2, n_layer=1)
+LAYERS = {"model/h0/attn/c_attn": (4, 12), "model/h0/mlp/c_proj": (16, 4)}  # n_in and n_out
 ROUNDS = 30  # per file
 # What a JSON value is replaced with.
 VALUES = [
@@ -92,6 +95,39 @@ def read_model(folder: Path) -> None:
         np.asarray(tensor)
 
 
+def adapters_folder(folder: Path, enc: Encoder) -> None:
+    rng = np.random.default_rng(0)
+    lora = {f"{name}/lora_a": rng.standard_normal((n_in, 2), np.float32) for name, (n_in, _) in LAYERS.items()}
+    lora |= {f"{name}/lora_b": rng.standard_normal((2, n_out), np.float32) for name, (_, n_out) in LAYERS.items()}
+    peft.save_adapters(folder, lora, rank=2)
+    path = folder / "adapter_config.json"
+    patterns = {"rank_pattern": {r"h\.\d+\.nothing": 4, "attn.c_attn": 2}, "alpha_pattern": {"^transformer": 2}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | patterns))
+
+
+def read_adapters(folder: Path) -> None:
+    peft.read_adapters(folder, LAYERS)
+
+
+def prepared_folder(folder: Path, enc: Encoder) -> None:
+    folder.mkdir()
+    (folder / "text.txt").write_text("the then them " * 9)
+    prepare([folder / "text.txt"], folder, enc, val_fraction=0.2)
+    (folder / "text.txt").unlink()
+
+
+def llm_c_folder(folder: Path, enc: Encoder) -> None:
+    enc.save(folder)
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240520, 1, 9
+    (folder / "train.bin").write_bytes(header.tobytes() + np.arange(9, dtype="<u2").tobytes())
+
+
+def read_ids(folder: Path) -> None:
+    ids = load_prepared(folder)
+    assert max(ids.train.max(), 0 if ids.val is None else ids.val.max()) < 2**16
+
+
 def changed_json(value: object, rng: random.Random) -> object:
     """Replace a value somewhere in a JSON value, remove it, or give it another name."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
@@ -125,14 +161,22 @@ def changed_bytes(content: bytes, rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "make",
-    [openai_folder, huggingface_folder, folder_of_older_tokenizer, folder_of_shards],
+    ("make", "read"),
+    [
+        (openai_folder, read_model),
+        (huggingface_folder, read_model),
+        (folder_of_older_tokenizer, read_model),
+        (folder_of_shards, read_model),
+        (adapters_folder, read_adapters),
+        (prepared_folder, read_ids),
+        (llm_c_folder, read_ids),
+    ],
     ids=lambda function: function.__name__,
 )
-def test_a_damaged_file_is_read_or_named_in_an_error(make: Callable, enc, tmp_path):
+def test_a_damaged_file_is_read_or_named_in_an_error(make: Callable, read: Callable, enc, tmp_path):
     resource = pytest.importorskip("resource", reason="measures memory with POSIX")
     make(tmp_path / "whole", enc)
-    read_model(tmp_path / "whole")
+    read(tmp_path / "whole")
     rng = random.Random(0)
     refused = 0
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -147,7 +191,7 @@ def test_a_damaged_file_is_read_or_named_in_an_error(make: Callable, enc, tmp_pa
             (folder / path.name).write_bytes(damaged)
             start = time.monotonic()
             try:
-                read_model(folder)
+                read(folder)
             except (OSError, ValueError) as error:
                 refused += 1
                 assert str(folder) in str(error) and "\n" not in str(error), (damaged[:300], error)

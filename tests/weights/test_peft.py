@@ -1,6 +1,7 @@
 """LoRA adapters: PEFT reads what we write, and we read what it writes."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_adapters_come_back_exactly(adapted, adapters, tmp_path):
             {"rank_pattern": {"c_attn": 2}},
             r"h\.0\.attn\.c_attn has .*, expected lora_A \[2, 48\] and lora_B \[144, 2\]",
         ),
-        (4, {"rank_pattern": {"(": 2}}, r"rank_pattern has '\(', which is no regular expression"),
+        (4, {"rank_pattern": {"(": 2}}, r"rank_pattern has '\(', which is not a regular expression that RE2 takes"),
         (4, {"alpha_pattern": [2]}, "alpha_pattern is .2., but must be an object"),
         (4, {"lora_alpha": "16"}, "lora_alpha of h.0.attn.c_attn is '16', but must be a number from 0 to"),
         (4, {"lora_alpha": float("nan")}, "lora_alpha of h.0.attn.c_attn is nan, but must be a number"),
@@ -174,3 +175,10 @@ def test_peft_loads_our_adapters_and_we_load_pefts(adapted, adapters, transforme
     model.load_adapters(tmp_path / "theirs")
     np.testing.assert_allclose(model(random_tokens()), transformers_logits(theirs), rtol=0, atol=2e-5)
     assert np.abs(model(random_tokens()) - base(random_tokens())).max() > 0.1
+
+
+def test_a_pattern_that_would_take_hours_is_matched_at_once(adapted, adapters):
+    edit_json(adapters / "adapter_config.json", rank_pattern={"(((.+)+)+)+x": 2})
+    start = time.monotonic()
+    GPT2(HPARAMS, lora_rank=4).load_adapters(adapters)
+    assert time.monotonic() - start < 30
