@@ -168,8 +168,9 @@ def add_text_file_flags(parser: argparse._ActionsContainer) -> None:
     """Add `--column` and `--field`, which say where .csv and .jsonl files have their text. Not given, they are None."""
     parser.add_argument(
         "--column",
-        metavar="NAME",
-        help="column of the .csv files that holds the text, by its name in their first row (default: the only column)",
+        metavar="NAME|N",
+        help="column of the .csv files that holds the text, by its name in their first row, or by its number from 1 if "
+        "the first row is text already (default: the only column)",
     )
     parser.add_argument(
         "--field",

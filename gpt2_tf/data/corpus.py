@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from encoder.bpe import END_OF_TEXT
 from gpt2_tf.data.text_file import read_chunks, windows_line_ends_notice
@@ -25,6 +25,22 @@ CUT = re.compile(r"(?<=[^\s>])[ \n]")
 RUN_FILE = "run.json"  # in the folder of a training run, whose log.csv and samples.txt are not the user's text
 
 Files = Sequence[str | os.PathLike]
+
+
+class Remarks(NamedTuple):
+    """What a user should know about files that were read.
+
+    Attributes:
+        windows_line_ends: .txt files with `\\r\\n`.
+        lost_first_rows: .csv files whose first row was read as a column's name, but looks like text.
+
+    Example:
+        >>> Remarks([], [Path("a.csv")]).lost_first_rows[0].name
+        'a.csv'
+    """
+
+    windows_line_ends: list[Path]
+    lost_first_rows: list[Path]
 
 
 def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
@@ -119,9 +135,11 @@ def read_documents(
     Args:
         paths: files of the known formats.
         label: what the progress bar on stderr says.
-        column: of .csv files, the column to read; None where there is only one.
+        column: of .csv files, the column to read: its name in the first row; or "1", "2", ... for its number in a file
+            whose first row is text already. None where there is only one column, which the first row names.
         field: of .jsonl files, the field to read.
-        notices: whether to say on stderr, after the last document, which .txt files have the line ends of Windows.
+        notices: whether to say on stderr, after the last document, which .txt files have the line ends of Windows, and
+            which .csv files may have lost their first row because it was read as the column's name.
 
     Raises:
         OSError: a file can't be read.
@@ -133,17 +151,24 @@ def read_documents(
         ['one<|endoftext|>two<|endoftext|>']
     """
     size = sum(path.stat().st_size for path in paths)
-    windows_line_ends = []
+    remarks = Remarks([], [])
     with progress.bar(desc=label, total=size, unit="B", unit_scale=True, delay=1, leave=False) as bar:
         for path in paths:
             bytes_before = bar.n
             with open(path, "rb") as file:
-                for piece in _read_pieces(path, file, column, field, windows_line_ends):
+                for piece in _read_pieces(path, file, column, field, remarks):
                     bar.update(bytes_before + file.tell() - bar.n)
                     yield _replace_surrogates(piece)
             bar.update(bytes_before + path.stat().st_size - bar.n)
-    if windows_line_ends and notices:
-        print(windows_line_ends_notice(windows_line_ends), file=sys.stderr)
+    if remarks.windows_line_ends and notices:
+        print(windows_line_ends_notice(remarks.windows_line_ends), file=sys.stderr)
+    if remarks.lost_first_rows and notices:
+        others = f" (and {len(remarks.lost_first_rows) - 1:,} more files)" if remarks.lost_first_rows[1:] else ""
+        print(
+            f"{remarks.lost_first_rows[0]}{others}: the first row is read as the column's name; if it is text, "
+            "give --column 1",
+            file=sys.stderr,
+        )
 
 
 def without_end_of_text(texts: Iterable[str]) -> Iterator[str]:
@@ -157,15 +182,14 @@ def without_end_of_text(texts: Iterable[str]) -> Iterator[str]:
         yield from text.split(END_OF_TEXT)
 
 
-def _read_pieces(
-    path: Path, file: BinaryIO, column: str | None, field: str, windows_line_ends: list[Path]
-) -> Iterator[str]:
+def _read_pieces(path: Path, file: BinaryIO, column: str | None, field: str, remarks: Remarks) -> Iterator[str]:
     chunks = read_chunks(path, file)
     if _format(path) == ".txt":
-        return _cut_document(_note_windows_line_ends(path, chunks, windows_line_ends))
+        return _cut_document(_note_windows_line_ends(path, chunks, remarks.windows_line_ends))
     lines = _split_lines(chunks)
-    documents = _read_csv(path, lines, column) if _format(path) == ".csv" else _read_jsonl(path, lines, field)
-    return _join_documents(documents)
+    if _format(path) == ".csv":
+        return _join_documents(_read_csv(path, lines, column, remarks.lost_first_rows))
+    return _join_documents(_read_jsonl(path, lines, field))
 
 
 def _note_windows_line_ends(path: Path, chunks: Iterable[str], noted: list[Path]) -> Iterator[str]:
@@ -221,22 +245,38 @@ def _end_document(text: str) -> str:
     return stripped if stripped.endswith(END_OF_TEXT) else text + END_OF_TEXT
 
 
-def _read_csv(path: Path, lines: Iterable[str], column: str | None) -> Iterator[str]:
-    """The texts of a column; blank rows are empty texts."""
+def _read_csv(path: Path, lines: Iterable[str], column: str | None, lost_first_rows: list[Path]) -> Iterator[str]:
+    """The texts of a column; blank rows are empty texts.
+
+    Append the path to `lost_first_rows` where the first row names the only column, but looks like text.
+    """
     csv.field_size_limit(2**31 - 1)  # for the whole process: the largest limit that fits a C long on every system
     rows = csv.reader(lines, strict=True)
     try:
         header = next(rows, [])
         if column is None and len(header) > 1:
-            raise ValueError(f"{path} has the columns {', '.join(header)}; choose one with --column")
-        if column is not None and column not in header:
-            raise ValueError(f"{path} has no column {column!r}; its first row has {', '.join(header) or 'none'}")
-        index = 0 if column is None else header.index(column)
+            raise ValueError(
+                f"{path} has the columns {', '.join(header)}; choose one with --column NAME, or by its number with "
+                "--column 1 if the first row is text already"
+            )
+        names_columns = column is None or column in header
+        if not names_columns and column not in map(str, range(1, len(header) + 1)):
+            raise ValueError(
+                f"{path} has no column {column!r}; its first row has {', '.join(header) or 'none'}. If that row is "
+                "text already, choose the column by its number, from 1"
+            )
+        if names_columns:
+            index = 0 if column is None else header.index(column)
+            if column is None and header and not header[0].strip().isidentifier():
+                lost_first_rows.append(path)
+        else:
+            index = int(column) - 1
+            yield header[index]
         for row in rows:
             if row and len(row) != len(header):
                 raise ValueError(
-                    f"{path}: the row that ends in line {rows.line_num} has {len(row)} values, but the first row names "
-                    f"{len(header)} columns; correct the file"
+                    f"{path}: the row that ends in line {rows.line_num} has {len(row)} values, but the first row has "
+                    f"{len(header)}; correct the file"
                 )
             yield row[index] if row else ""
     except csv.Error as error:

@@ -41,7 +41,8 @@ def prepare(
         files: names, globs and folders. Of a folder, all text files below it are read, sorted by name.
         out: the folder to write; new, empty, or prepared before.
         vocabulary: an encoder; or the number of tokens to learn from the text; or "chars" for one token per character.
-        column: of .csv files, the column to read, as named in the first row; None where there is only one column.
+        column: of .csv files, the column to read, as named in the first row; or its number from 1, such as "1", where
+            the first row is text already. None where there is only one column, which the first row names.
         field: of .jsonl files, the field of each object to read.
         val_fraction: the fraction of the ids, from the end, held out for validation; at least 0, and less than 1.
         val_files: files held out for validation instead. A vocabulary is not learned from them, but "chars" includes

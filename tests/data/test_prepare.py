@@ -82,6 +82,28 @@ def test_column_and_field_choose_the_text(folder, enc):
     assert prepared.train.tolist() == closed(enc, *TEXTS, *TEXTS)
 
 
+def test_a_csv_file_without_names_is_read_by_the_columns_number(folder, enc, capsys):
+    write("a.csv", "To be,x\r\nor not,y\r\n")
+    write("b.csv", "To be\nor not\n")
+    texts = ["To be", "or not"]
+    assert prepare(["a.csv"], "a", enc, column="1").train.tolist() == closed(enc, *texts)
+    assert prepare(["a.csv"], "n", enc, column="2").train.tolist() == closed(enc, "x", "y")
+    assert prepare(["b.csv"], "b", enc, column="1").train.tolist() == closed(enc, *texts)
+    assert capsys.readouterr().err == ""
+    assert prepare(["b.csv"], "c", enc).train.tolist() == closed(enc, "or not")
+    assert capsys.readouterr().err == (
+        "b.csv: the first row is read as the column's name; if it is text, give --column 1\n"
+    )
+    write("b.csv", "text\nor not\n")
+    write("d.csv", "2,1\nx,y\n")
+    assert prepare(["b.csv"], "c", enc).train.tolist() == closed(enc, "or not")
+    assert prepare(["d.csv"], "d", enc, column="2").train.tolist() == closed(enc, "x")  # a name comes before a number
+    assert capsys.readouterr().err == ""
+    for column in ("3", "0", "-1", "01", "²"):
+        with pytest.raises(ValueError, match=rf"^a\.csv has no column '{column}'; its first row has To be, x\. If"):
+            prepare(["a.csv"], "e", enc, column=column)
+
+
 def test_a_file_named_twice_is_read_once(folder, enc):
     for number, name in enumerate(["b.txt", "a.txt", "in/2.txt.gz", "in/sub/1.TXT", "in/skipped.md", "odd[1].txt"]):
         write(name, f"text {number}")
@@ -549,7 +571,7 @@ def test_a_model_and_foreign_ids_are_not_overwritten(folder, enc):
             "a.csv",
             b"a,b\n1,2\n3\n",
             {"column": "a"},
-            r"a\.csv: the row that ends in line 3 has 1 values, but the first row names 2 columns; correct the file",
+            r"a\.csv: the row that ends in line 3 has 1 values, but the first row has 2; correct the file",
         ),
         ("a.csv", b'a\n"1\n2\n', {}, r"a\.csv: line 3 is not valid CSV: unexpected end of data; correct the file"),
         ("a.jsonl", b'{"text": "a"}\n{"text": ', {}, r"a\.jsonl: line 2 is not JSON: .*; expected one object per line"),
