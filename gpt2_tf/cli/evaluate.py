@@ -16,7 +16,7 @@ from gpt2_tf.cli.flags import (
     model_name,
     print_shard_notice,
 )
-from gpt2_tf.cli.inputs import read_file
+from gpt2_tf.cli.inputs import read_file, read_plain_text
 from gpt2_tf.cli.parser import add_command
 from gpt2_tf.cli.terminal import print_notice
 from gpt2_tf.data.text_file import windows_line_ends_notice
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
 
     check_shard(args)
     name = "stdin" if args.file == "-" else args.file
-    text = read_file(args.file)
+    text = read_plain_text(args.file) if args.task == "perplexity" else read_file(args.file)
     settings = {key: getattr(args, key) for key in ("window", "stride", "batch_size") if hasattr(args, key)}
     model_dir = find_model_dir(model_name(args), args.models_dir)
     model_fingerprint = fingerprint(model_dir, args.step)

@@ -16,7 +16,7 @@ from gpt2_tf.cli.flags import (
     model_name,
     print_shard_notice,
 )
-from gpt2_tf.cli.inputs import read_argument, read_file
+from gpt2_tf.cli.inputs import read_argument, read_plain_text
 from gpt2_tf.cli.parser import add_command
 from gpt2_tf.cli.sampling_flags import add_sampling_flags, settings_from_flags
 from gpt2_tf.files import interrupt
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
 
     check_shard(args)
     if args.file is not None:
-        prompts = batch.parse_prompts(read_file(args.file), "stdin" if args.file == "-" else args.file)
+        prompts = batch.parse_prompts(read_plain_text(args.file), "stdin" if args.file == "-" else args.file)
     else:
         prompts = [None if args.prompt is None else read_argument(args.prompt)]
     settings = {**settings_from_flags(args), "num_samples": args.nsamples}

@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from gpt2_tf.data.text_file import decode_text
+from gpt2_tf.data.corpus import file_format
+from gpt2_tf.data.text_file import decode_text, read_chunks
 
 
 def read_argument(argument: str) -> str:
@@ -21,7 +22,7 @@ def read_argument(argument: str) -> str:
 
 
 def read_file(name: str) -> str:
-    """All text of a file, or of stdin for "-".
+    """All text of a file, which is decompressed if its name ends in .gz, or of stdin for "-".
 
     Raises:
         OSError: the file cannot be read.
@@ -36,4 +37,26 @@ def read_file(name: str) -> str:
         return decode_text(sys.stdin.buffer.read(), "stdin")
     if Path(name).is_dir():
         raise IsADirectoryError(f"{name} is a folder; expected a file of text")
-    return decode_text(Path(name).read_bytes(), name)
+    with open(name, "rb") as file:
+        return "".join(read_chunks(name, file))
+
+
+def read_plain_text(name: str) -> str:
+    """All text of a plain text file, or of stdin for "-".
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the bytes are not UTF-8, or the name ends in .csv or .jsonl, whose texts `train` would read one by
+            one.
+
+    Example:
+        >>> _ = Path("a.txt").write_text("ROMEO:")
+        >>> read_plain_text("a.txt")
+        'ROMEO:'
+    """
+    if (ending := file_format(Path(name))) in (".csv", ".jsonl"):
+        raise ValueError(
+            f"{name} is a {ending} file, but plain text is expected; to read it as if it were plain text, give - "
+            "instead of its name, and the file on stdin"
+        )
+    return read_file(name)

@@ -81,7 +81,7 @@ def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
             if not paths:
                 raise FileNotFoundError(f"{name}: no such file; expected a file, a folder or a glob")
         for path in paths:
-            if _format(path) not in FORMATS:
+            if file_format(path) not in FORMATS:
                 raise ValueError(f"{path} has an unknown format; expected a name that ends in {formats}")
         found += paths
     if not found:
@@ -112,7 +112,7 @@ def _find_in_folder(folder: Path) -> tuple[list[Path], Counter]:
         names[:] = inside
         for name in files:
             path = Path(parent, name)
-            if _format(path) not in FORMATS:
+            if file_format(path) not in FORMATS:
                 continue
             if name.startswith("."):
                 skipped["hidden files"] += 1
@@ -123,6 +123,16 @@ def _find_in_folder(folder: Path) -> tuple[list[Path], Counter]:
             elif path.is_file():
                 paths.append(path)
     return sorted(paths), skipped
+
+
+def file_format(path: Path) -> str:
+    """Return the ending of a file's name, in lower case and without .gz.
+
+    Example:
+        >>> file_format(Path("texts/A.JSONL.gz"))
+        '.jsonl'
+    """
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def read_documents(
@@ -184,10 +194,10 @@ def without_end_of_text(texts: Iterable[str]) -> Iterator[str]:
 
 def _read_pieces(path: Path, file: BinaryIO, column: str | None, field: str, remarks: Remarks) -> Iterator[str]:
     chunks = read_chunks(path, file)
-    if _format(path) == ".txt":
+    if file_format(path) == ".txt":
         return _cut_document(_note_windows_line_ends(path, chunks, remarks.windows_line_ends))
     lines = _split_lines(chunks)
-    if _format(path) == ".csv":
+    if file_format(path) == ".csv":
         return _join_documents(_read_csv(path, lines, column, remarks.lost_first_rows))
     return _join_documents(_read_jsonl(path, lines, field))
 
@@ -311,8 +321,3 @@ def _replace_surrogates(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def _format(path: Path) -> str:
-    """The ending of the name, in lower case and without .gz."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix

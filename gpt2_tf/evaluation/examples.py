@@ -14,7 +14,7 @@ FORMATS = {
 
 
 def read_examples(text: str, name: str, task: str) -> list[Any]:
-    """Parse the content of a file of examples.
+    """Parse the content of a file of examples. Blank lines are skipped.
 
     Args:
         text: the content, one JSON object per line.
@@ -31,11 +31,12 @@ def read_examples(text: str, name: str, task: str) -> list[Any]:
         >>> read_examples('{"text": "How now, my lord"}', "passages.jsonl", "lambada")
         ['How now, my lord']
     """
-    lines = text.removesuffix("\n").split("\n")
-    if lines == [""]:
+    if not text.strip():
         raise ValueError(f"{name} is empty, but must have one JSON object per line: {FORMATS[task]}")
     examples = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             values = json.loads(line)
         except (ValueError, RecursionError) as error:

@@ -63,7 +63,7 @@ def lambada(
         `accuracy`. The result is None when other shards of the journal have not finished.
 
     Raises:
-        ValueError: a passage has fewer than two words or too many tokens, with its line number; or `texts` is empty.
+        ValueError: a passage has fewer than two words or too many tokens, with its number; or `texts` is empty.
 
     Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), section 3.3; "The LAMBADA
     dataset" (Paperno et al., 2016).
@@ -78,7 +78,7 @@ def lambada(
     check_vocabulary(engine, enc)
     rows = []
     for number, text in enumerate(texts, start=1):
-        where = f"{name}: line {number}"
+        where = f"{name}: passage {number}"
         row = _last_word_row(enc, text, where)
         check_row(row, engine.hparams.n_ctx, where)
         rows.append(row)

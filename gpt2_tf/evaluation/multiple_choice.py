@@ -56,7 +56,7 @@ def choice(
         index of the chosen choice, per question. The result is None when other shards of the journal have not finished.
 
     Raises:
-        ValueError: a question has another form or too many tokens, with its line number; or `questions` is empty.
+        ValueError: a question has another form or too many tokens, with its number; or `questions` is empty.
 
     Source: "Language Models are Unsupervised Multitask Learners" (Radford et al., 2019), sections 3.2 and 3.4.
 
@@ -71,7 +71,7 @@ def choice(
     check_vocabulary(engine, enc)
     rows = []
     for number, question in enumerate(questions, start=1):
-        rows += _question_rows(enc, question, engine.hparams.n_ctx, f"{name}: line {number}")
+        rows += _question_rows(enc, question, engine.hparams.n_ctx, f"{name}: question {number}")
     if not rows:
         raise ValueError(f"{name} is empty, so there is nothing to score; give at least one question")
     scores = score_rows(engine, rows, batch_size=batch_size, bar=bar, journal=journal)

@@ -40,10 +40,10 @@ def check_row(row: Row, n_ctx: int, where: str) -> None:
     Args:
         row: from `continuation_row`.
         n_ctx: the model's window, in tokens.
-        where: the file and line, for the error message.
+        where: the file and the number in it, for the error message.
 
     Example:
-        >>> check_row(Row([1, 2, 3], count=1), n_ctx=2, where="examples.jsonl: line 1")
+        >>> check_row(Row([1, 2, 3], count=1), n_ctx=2, where="examples.jsonl: passage 1")
     """
     if len(row.ids) > n_ctx + 1:
         raise ValueError(

@@ -86,7 +86,18 @@ ASKED = {
     "evaluate a long line": (
         ["evaluate", "lambada", "-"],
         b'{"text": "a b"}\n{"text": "' + b"#" * 40 + b' b"}\n',
-        ["stdin: line 2 has 42 tokens", "at most 33", "remove text from its beginning"],
+        ["stdin: passage 2 has 42 tokens", "at most 33", "remove text from its beginning"],
+    ),
+    "evaluate lines of nothing": (["evaluate", "lambada", "-"], b"\n \n", ["stdin is empty"]),
+    "prompts in another format": (
+        ["generate", "--file", "prompts.jsonl"],
+        b"",
+        ["prompts.jsonl is a .jsonl file, but plain text is expected", "give - instead of its name"],
+    ),
+    "a text in another format": (
+        ["evaluate", "perplexity", "a.CSV.gz"],
+        b"",
+        ["a.CSV.gz is a .csv file, but plain text is expected", "give - instead of its name"],
     ),
     "ids in commas": (["decode", "1,2"], b"", ["'1,2' is not a token id"]),
 }

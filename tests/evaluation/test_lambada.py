@@ -119,13 +119,13 @@ def test_each_way_counts_by_its_own_rule(model, enc):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["a b", "xy" * 19 + " b"], "f: line 2 has 40 tokens, but must have at most 33"),
-        (["a b", "word"], "f: line 2 must end in a space and a word, but ends in 'word'"),
-        (["a b "], "f: line 1 must end in a space and a word"),
-        ([" b"], "f: line 1 must end in a space and a word"),
+        (["a b", "xy" * 19 + " b"], "f: passage 2 has 40 tokens, but must have at most 33"),
+        (["a b", "word"], "f: passage 2 must end in a space and a word, but ends in 'word'"),
+        (["a b "], "f: passage 1 must end in a space and a word"),
+        ([" b"], "f: passage 1 must end in a space and a word"),
         ([], "f is empty"),
     ],
 )
-def test_invalid_passages_are_refused_by_their_line(model, enc, texts, message):
+def test_invalid_passages_are_refused_by_their_number(model, enc, texts, message):
     with pytest.raises(ValueError, match=message):
         lambada(model, enc, texts, name="f")

@@ -64,12 +64,12 @@ def test_one_trace_serves_all_evaluations(model, enc, forbid_traces):
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ({"context": "x" * 40, "choices": ["y", "z"], "answer": 0}, "f: line 1 has 41 tokens"),
+        ({"context": "x" * 40, "choices": ["y", "z"], "answer": 0}, "f: question 1 has 41 tokens"),
         (
             {"context": "th", "choices": ["e", "en"], "answer": 0},
-            "f: line 1 has a continuation whose first letters belong to the context's last token",
+            "f: question 1 has a continuation whose first letters belong to the context's last token",
         ),
-        ({"context": "th", "choices": ["e"], "answer": 0}, 'f: line 1 must be {"context"'),
+        ({"context": "th", "choices": ["e"], "answer": 0}, 'f: question 1 must be {"context"'),
     ],
 )
 def test_invalid_questions_are_refused_by_their_line(model, enc, question, message):
