@@ -6,6 +6,7 @@ import sys
 from gpt2_tf.cli.flags import add_model_flags, load_vocabulary
 from gpt2_tf.cli.inputs import read_file
 from gpt2_tf.cli.parser import add_command
+from gpt2_tf.cli.terminal import shown_text
 
 EXAMPLES = """\
 gpt2-tf decode 76 88 436
@@ -24,10 +25,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the text."""
     ids = parse_ids(read_file("-") if args.ids == ["-"] else " ".join(args.ids))
-    # The bytes themselves, since an id can stand for a part of a character.
-    sys.stdout.buffer.write(load_vocabulary(args).decode_bytes(ids))
+    content = load_vocabulary(args).decode_bytes(ids)
     if sys.stdout.isatty():
-        print()
+        print(shown_text(content.decode(errors="replace")))
+    else:
+        sys.stdout.buffer.write(content)  # the bytes themselves, because an id can stand for a part of a character
 
 
 def parse_ids(text: str) -> list[int]:

@@ -17,7 +17,7 @@ from gpt2_tf.cli.sampling_flags import (
     format_settings,
     settings_from_flags,
 )
-from gpt2_tf.cli.terminal import print_notice
+from gpt2_tf.cli.terminal import print_notice, shown_text
 from gpt2_tf.files import interrupt
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def answer_line(session: Session, line: str) -> None:
         print(session.command(line.rstrip()), file=sys.stderr)
         return
     for piece in session.answer(line.removeprefix("/") if line.startswith("//") else line):
-        print(piece, end="", flush=True)
+        print(shown_text(piece), end="", flush=True)
     print(flush=True)
 
 

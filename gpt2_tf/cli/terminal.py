@@ -1,13 +1,23 @@
-"""Notices and errors on stderr: one line each, in which no control character is left."""
+"""What a terminal shows: notices and errors, one line each, and generated text, without harmful control characters."""
 
 import sys
 
-from gpt2_tf.files.terminal import escape_control_characters
+from gpt2_tf.files.terminal import escape_control_characters, escape_generated_text
 
 
 def print_notice(text: str) -> None:
     """Print one line on stderr, after the program's name."""
     print(f"gpt2-tf: {escape_control_characters(text)}", file=sys.stderr)
+
+
+def shown_text(text: str) -> str:
+    """A generated text as stdout takes it: unchanged, unless stdout is a terminal, which control characters can steer.
+
+    Example:
+        >>> shown_text("my lord")
+        'my lord'
+    """
+    return escape_generated_text(text) if sys.stdout.isatty() else text
 
 
 def one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ import pytest
 
 import gpt2_tf
 from gpt2_tf.cli import batch
+from gpt2_tf.files.terminal import escape_generated_text
 from gpt2_tf.generation.generate import Completion
 
 
@@ -97,7 +98,7 @@ def test_stdout_and_the_journal_get_the_same_samples(lively, enc, tiny_folder, t
     monkeypatch.setattr(sys, "stdout", Terminal())
     monkeypatch.setattr(sys, "stderr", Terminal())
     batch.write_samples(lively, enc, ["the then", "e"], settings, show_progress=True)
-    assert sys.stdout.getvalue() == text
+    assert sys.stdout.getvalue() == escape_generated_text(text)
     assert "4/4" in sys.stderr.getvalue()
 
 

@@ -1,5 +1,10 @@
 """`gpt2-tf encode` and `gpt2-tf decode`: text to ids and back, to the last byte."""
 
+import os
+import subprocess
+import sys
+
+import pytest
 from oracles.command_line import text_of
 
 from gpt2_tf.cli.flags import BUNDLED_VOCABULARY_NOTICE
@@ -45,3 +50,20 @@ def test_a_notice_says_whose_ids_they_are(cli):
 def test_encode_and_decode_of_empty_input(cli, tiny_folder):
     assert cli("encode", "--model", tiny_folder, "") == (0, b"\n", "")
     assert cli("decode", "--model", tiny_folder, "-", stdin=b" \n") == (0, b"", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_no_control_characters_of_the_model(environment, tiny_folder, tiny):
+    """A pipe gets every byte."""
+    import pty
+
+    text = "a\x1b[31m\tb\r\nc"
+    ids = map(str, tiny[1].encode(text))
+    command = [sys.executable, "-m", "gpt2_tf", "decode", "--model", tiny_folder, *ids]
+    reader, writer = pty.openpty()
+    subprocess.run(command, stdout=writer, env=environment, check=True)
+    os.close(writer)
+    shown = os.read(reader, 1000)
+    os.close(reader)
+    assert shown.split() == rb"a\x1b[31m b c".split()
+    assert subprocess.run(command, stdout=subprocess.PIPE, env=environment, check=True).stdout == text.encode()

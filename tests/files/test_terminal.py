@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt2_tf.files.terminal import escape_control_characters
+from gpt2_tf.files.terminal import escape_control_characters, escape_generated_text
 
 
 @given(st.text())
@@ -32,3 +32,11 @@ def test_visible_text_is_unchanged(text):
 )
 def test_known_sequences(text, expected):
     assert escape_control_characters(text) == expected
+
+
+@given(st.text())
+def test_generated_text_keeps_its_lines_and_loses_its_control_characters(text):
+    shown = escape_generated_text(text)
+    left = {character for character in shown if unicodedata.category(character) == "Cc"}
+    assert left <= {"\n", "\t", "\r"} and (shown.count("\n"), shown.count("\t")) == (text.count("\n"), text.count("\t"))
+    assert shown.count("\r") == text.count("\r\n")
