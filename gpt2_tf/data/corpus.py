@@ -77,7 +77,7 @@ def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
             if skipped and notices:
                 print(f"{name}: {len(paths):,} text files are read; skipped: {reasons}", file=sys.stderr)
         else:
-            paths = [Path(name)] if os.path.exists(name) else sorted(map(Path, glob.glob(name, recursive=True)))
+            paths = [Path(name)] if os.path.exists(name) else _glob(Path(name))
             if not paths:
                 raise FileNotFoundError(f"{name}: no such file; expected a file, a folder or a glob")
         for path in paths:
@@ -90,6 +90,13 @@ def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
     for path in found:
         once.setdefault(path.resolve(), path)
     return list(once.values())
+
+
+def _glob(pattern: Path) -> list[Path]:
+    """Return the paths that match. Characters of a glob in the name of an existing folder stand for themselves."""
+    folder = next((parent for parent in pattern.parents if parent.is_dir()), Path())
+    names = glob.glob(str(pattern.relative_to(folder)), root_dir=folder, recursive=True)
+    return sorted(folder / name for name in names)
 
 
 def _find_in_folder(folder: Path) -> tuple[list[Path], Counter]:

@@ -18,6 +18,25 @@ if TYPE_CHECKING:
 TOKENS = tf.TensorSpec([None, None], tf.int32, name="tokens")  # [batch, seq]
 
 
+def check_saved_model_path(path: str | os.PathLike) -> None:
+    """Raise ValueError where TensorFlow could not load a SavedModel from a path.
+
+    TensorFlow's loader takes the path of the weights for a pattern, in which some characters match others.
+
+    Example:
+        >>> check_saved_model_path("exports/what?")
+        Traceback (most recent call last):
+        ValueError: ...what? has ? in its name, and TensorFlow cannot load a SavedModel from such a path; choose a ...
+    """
+    path = os.path.abspath(path)
+    special = sorted({*path} & ({*"*?["} | ({"\\"} if os.sep != "\\" else set())))
+    if special:
+        raise ValueError(
+            f"{path} has {' '.join(special)} in its name, and TensorFlow cannot load a SavedModel from such a path; "
+            "choose a folder without these characters"
+        )
+
+
 class Persistence:
     """The part of `GPT2` that reads and writes files."""
 
@@ -147,6 +166,9 @@ class Persistence:
         The arguments are those of `keras.Model.export`. For an export that takes and returns text, use
         `gpt2_tf.serving.export` or the command `gpt2-tf export`.
 
+        Raises:
+            ValueError: TensorFlow could not load a SavedModel from the path.
+
         Example:
             >>> import tensorflow as tf
             >>> model.export("exported", verbose=False)
@@ -154,6 +176,7 @@ class Persistence:
             >>> exported.serve(tf.constant([[10, 20]])).shape == [1, 2, model.hparams.n_vocab]
             True
         """
+        check_saved_model_path(filepath)
         super().export(filepath, *args, input_signature=input_signature or [TOKENS], **kwargs)
 
     @property

@@ -17,6 +17,7 @@ from gpt2_tf.generation.generate import check_vocabulary
 from gpt2_tf.generation.params import DEFAULT_LENGTH, SamplingParams
 from gpt2_tf.hparams import is_whole
 from gpt2_tf.model.gpt2 import GPT2
+from gpt2_tf.model.persistence import check_saved_model_path
 from gpt2_tf.serving.compare import compare_with_model
 from gpt2_tf.serving.signatures import Limits, Signatures
 from gpt2_tf.serving.tensorflow_serving import BATCHING_PARAMETERS, write_warm_up_requests
@@ -132,15 +133,8 @@ def _checked_defaults(
 
 def _checked_folder(out: str | os.PathLike) -> Path:
     """The folder as a Path, before anything is written."""
-    path = os.path.abspath(out)
-    # TensorFlow's loader takes the path of the weights for a pattern, in which these characters match others.
-    special = sorted({*path} & ({*"*?["} | ({"\\"} if os.sep != "\\" else set())))
-    if special:
-        raise ValueError(
-            f"{path} has {' '.join(special)} in its name, and TensorFlow cannot load a SavedModel from such a path; "
-            "choose a folder without these characters"
-        )
-    if Path(path).exists() and not Path(path).is_dir():
+    check_saved_model_path(out)
+    if Path(out).exists() and not Path(out).is_dir():
         raise NotADirectoryError(f"{out} is not a folder; an export is a folder with a folder per version")
     return Path(out)
 

@@ -7,6 +7,7 @@ writes the tokenizer files.
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def check_files(folder: str | os.PathLike) -> None:
 
     Raises:
         FileNotFoundError: the folder has no safetensors.
+        ValueError: the folder is in KerasNLP's form.
 
     Example:
         >>> check_files(".")
@@ -54,6 +56,7 @@ def check_files(folder: str | os.PathLike) -> None:
             ...
         FileNotFoundError: '.' has no model.safetensors, and pickles (pytorch_model.bin) are never read: ...
     """
+    _check_not_keras_nlp(folder)
     if not has_weights(folder):
         raise _no_weights(folder)
 
@@ -153,6 +156,7 @@ def read_hparams(folder: str | os.PathLike) -> HParams:
         >>> read_hparams(".").n_ctx
         32
     """
+    _check_not_keras_nlp(folder)
     path = Path(folder, "config.json")
     config = read_json(path)
     if missing := [name for name in SIZES.values() if name not in config]:
@@ -281,6 +285,13 @@ def _stored_tensors(folder: Path) -> dict[str, LazyTensor]:
     if lost := sorted(files.keys() - stored.keys()):
         raise ValueError(f"{folder / files[lost[0]]} lacks the tensor {lost[0]}, which {index} expects there")
     return stored
+
+
+def _check_not_keras_nlp(folder: str | os.PathLike) -> None:
+    if Path(folder, "metadata.json").exists():  # KerasNLP's folders have a config.json too, of other content
+        raise ValueError(
+            f"{folder} is in KerasNLP's form; convert it first: gpt2-tf convert {shlex.quote(str(folder))} NEW"
+        )
 
 
 def _no_weights(model: str | os.PathLike) -> FileNotFoundError:

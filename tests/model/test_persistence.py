@@ -138,3 +138,10 @@ def test_saving_in_keras_older_format_is_an_error(model, tmp_path, name):
 def test_metrics_with_the_own_loss_are_an_error(name):
     with pytest.raises(ValueError, match="metrics need the logits, which the model's own loss never computes"):
         random_model(HPARAMS).compile(**{name: ["accuracy"]})
+
+
+@pytest.mark.parametrize("name", ["p [x]", "what?", "all*"])
+def test_an_export_to_a_path_that_tensorflow_cannot_load_from_is_refused(model, tmp_path, name):
+    with pytest.raises(ValueError, match="TensorFlow cannot load a SavedModel from such a path"):
+        model.export(tmp_path / name / "out")
+    assert list(tmp_path.iterdir()) == []

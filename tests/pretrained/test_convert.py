@@ -15,6 +15,7 @@ from gpt2_tf import GPT2, HParams, load
 from gpt2_tf.cli.main import main
 from gpt2_tf.pretrained import FORMS
 from gpt2_tf.pretrained.convert import convert, find_form
+from gpt2_tf.pretrained.load import describe
 from gpt2_tf.weights import checkpoint, tensor_bundle
 
 TEXT = "The quick brown fox\n\n didn't <|endoftext|> 色"
@@ -151,3 +152,10 @@ def test_conversion_needs_memory_for_one_tensor_at_a_time(tmp_path):
     assert ran.returncode == 0, ran.stderr
     assert 4 * hparams.n_params > 150e6 and int(ran.stdout) < 60
     assert checksums(tmp_path / "openai") == checksums(tmp_path / "big")
+
+
+@pytest.mark.slow  # for the import of KerasNLP
+def test_a_folder_in_kerasnlps_form_says_how_to_load_it(forms):
+    for read in (load, describe):
+        with pytest.raises((OSError, ValueError), match="is in KerasNLP's form; convert it first: gpt2-tf convert"):
+            read(forms["keras-nlp"])
