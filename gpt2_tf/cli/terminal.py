@@ -2,6 +2,7 @@
 
 import sys
 
+from gpt2_tf.files.atomic import DISK_ERRORS
 from gpt2_tf.files.terminal import escape_control_characters, escape_generated_text
 
 
@@ -34,6 +35,8 @@ def one_line(error: Exception) -> str:
     """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # all files that are written name themselves
+        return f"stdout: {error.strerror}"
     message = " ".join(str(error).split())
     if isinstance(error, ValueError | OSError | ImportError):
         return message

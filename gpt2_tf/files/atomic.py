@@ -153,6 +153,24 @@ def move_into_place(paths: Sequence[Path], folder: str | os.PathLike) -> None:
     _sync(folder)
 
 
+@contextlib.contextmanager
+def disk_errors_name(path: str | os.PathLike) -> Iterator[None]:
+    """Name the file in the errors of a full or broken disk. Python's own have no file name.
+
+    Example:
+        >>> with disk_errors_name("samples.txt"):
+        ...     raise OSError(errno.ENOSPC, "No space left on device")
+        Traceback (most recent call last):
+        OSError: [Errno 28] No space left on device: 'samples.txt'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS and error.filename is None:
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+        raise
+
+
 def remove_abandoned(folder: str | os.PathLike) -> None:
     """Remove the temporary folders in `folder` that killed processes have left.
 

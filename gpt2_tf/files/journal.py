@@ -90,7 +90,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the journal's file, and let other processes have it."""
-        self._resources.close()
+        with _errors_name(self.out):  # after a full disk, closing tries once more to write what is left
+            self._resources.close()
 
     def add(self, number: int, fields: Mapping[str, Any]) -> None:
         """Keep one more result. A kill after this call does not lose it."""

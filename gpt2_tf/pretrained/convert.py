@@ -3,10 +3,11 @@
 TensorFlow is needed only for KerasNLP's form.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +87,9 @@ def convert(
         print(f"{model_dir} has no vocabulary, so {target} gets none", file=sys.stderr)
     with made_folder(target.parent), atomic_path(target) as temporary:
         temporary.mkdir()
-        _write(temporary, to, source, _read_weights(source, f"{model_dir.name} -> {to}"))
+        # Closed at once, so that the progress bar ends before an error is printed.
+        with contextlib.closing(_read_weights(source, f"{model_dir.name} -> {to}")) as arrays:
+            _write(temporary, to, source, arrays)
     return target
 
 
@@ -137,7 +140,7 @@ def _any_exists(folder: Path, names: tuple[str, ...]) -> bool:
     return any((folder / name).exists() for name in names)
 
 
-def _read_weights(source: Source, title: str) -> Iterator[np.ndarray]:
+def _read_weights(source: Source, title: str) -> Generator[np.ndarray]:
     """Yield the weights in the order of `hparams.shapes`, one at a time."""
     with progress.bar(desc=title, total=4 * source.hparams.n_params, unit="B", unit_scale=True) as bar:
         for name, shape in source.hparams.shapes.items():

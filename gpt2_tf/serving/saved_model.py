@@ -90,7 +90,7 @@ def export(
         version = 1 + max((int(entry.name) for entry in out.iterdir() if entry.name.isdecimal()), default=0)
         folder, batching = staging / str(version), staging / "batching_parameters.txt"
         model = copy_with_dtype(model, dtype)
-        _save(Signatures(model, enc, defaults, limits), folder)
+        _save(Signatures(model, enc, defaults, limits), folder, out)
         write_warm_up_requests(out.resolve().name, folder)
         if check:
             count = compare_with_model(folder, model, enc, limits.max_length)
@@ -155,7 +155,7 @@ def copy_with_dtype(model: GPT2, dtype: str) -> GPT2:
     return copy
 
 
-def _save(signatures: Signatures, folder: Path) -> None:
+def _save(signatures: Signatures, folder: Path, out: Path) -> None:
     module = tf.Module()
     # Only the variables: the model itself would bring along what Keras saves of a model.
     module.weights = [variable.value for variable in signatures.model.weights]
@@ -164,5 +164,9 @@ def _save(signatures: Signatures, folder: Path) -> None:
     for name in functions.keys() - {"serving_default"}:
         setattr(module, name, functions[name])
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, folder, functions, options)
+    try:
+        tf.saved_model.save(module, folder, functions, options)
+    except tf.errors.OpError as error:  # such as a full disk, for which TensorFlow has several kinds of errors
+        reason = error.message.rpartition("; ")[2]
+        raise OSError(f"{out} could not be written: {reason}; make room and run again") from error
     shutil.rmtree(folder / "assets", ignore_errors=True)  # an empty folder

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from encoder import Encoder
-from gpt2_tf.files.atomic import atomic_write
+from gpt2_tf.files.atomic import atomic_write, disk_errors_name
 from gpt2_tf.generation.generate import generate
 from gpt2_tf.hparams import HParams
 from gpt2_tf.training.flops import flops_per_token, matmul_peak
@@ -247,7 +247,7 @@ def show_sample(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed:
     (sample,) = generate(model, enc, length=length, top_k=top_k, seed=seed)
     text = f"\n--- step {step}\n{sample.text}\n"
     print(text, file=sys.stderr)
-    with open(path, "a", encoding="utf-8") as file:
+    with disk_errors_name(path), open(path, "a", encoding="utf-8") as file:
         file.write(text)
 
 

@@ -114,11 +114,34 @@ def test_broken_pipe_is_quiet(process, tiny_folder, argv):
     assert (ran.returncode, ran.stderr) == (1, b"")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the shell's ulimit")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--file", "texts.txt", "--out", "OUT", "--model", "TINY", "--length", "3"],
+        ["convert", "TINY", "OUT"],
+        ["train", "texts.txt", "--out", "OUT", "--init-from", "TINY", "--window", "8", "--steps", "1"],
+        ["export", "OUT", "--model", "TINY"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_full_disk_names_what_could_not_be_written(process, tiny_folder, tmp_path, command):
+    """A limit on the size of files stands for the end of the disk: TensorFlow's writes fail too, not only Python's."""
+    (tmp_path / "texts.txt").write_text("the text\n" * 60)
+    words = [str(tiny_folder) if word == "TINY" else word for word in command]
+    limited = ["bash", "-c", 'ulimit -f 2; exec "$@"', "bash", sys.executable, "-m", "gpt2_tf", *words]
+    ran = subprocess.run(limited, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("gpt2-tf: error: OUT") and "File too large" in ran.stderr
+    assert not (tmp_path / "OUT").is_file()
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
 def test_full_disk_is_one_line(process, tiny_folder):
     with open("/dev/full", "wb") as full:
         ran = process("encode", "--model", tiny_folder, "x", stdout=full)
-    assert_error(Ran(ran.returncode, b"", ran.stderr.decode()), 1, "No space left on device")
+    assert_error(Ran(ran.returncode, b"", ran.stderr.decode()), 1, "stdout: No space left on device")
 
 
 ENDLESS = [sys.executable, "-m", "gpt2_tf", "generate", "The", "--length", "99999", "--stop", ""]
