@@ -14,7 +14,7 @@ serving = ["tensorflow-serving-api>=2.20"]
 tensorboard = ["tensorboard>=2.18"]
 wandb = ["wandb>=0.19"]
 notebook = ["nbclient>=0.10", "ipykernel>=6"]
-test = ["pytest>=8", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp]
+test = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "regex", "ruff>=0.9", *tokenizers, *hf, *keras_nlp]
 test += [*plot, *serving, *tensorboard, *wandb, *notebook]
 
 setup(

@@ -13,6 +13,7 @@ import gpt2_tf
 
 # lm-eval is an extra, and importing it takes 10 seconds.
 WITHOUT_EXAMPLES = ("gpt2_tf.evaluation.lm_eval", "gpt2_tf.__main__")
+SLOW = ("gpt2_tf.serving.saved_model", "gpt2_tf.serving.generate_graph", "gpt2_tf.model.persistence")
 MODULES = sorted(
     {
         *(name for _, name, _ in pkgutil.walk_packages(gpt2_tf.__path__, "gpt2_tf.")),
@@ -54,7 +55,7 @@ def test_a_public_function_or_class_has_an_example(name):
     assert any(test.examples for test in tests), f"{name} has no example (>>>) in its docstring"
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODULES])
 def test_the_examples_run(name, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)

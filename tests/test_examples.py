@@ -157,6 +157,7 @@ def test_finetune_a_model_and_load_it(tiny_folder, tmp_path):
     assert losses[1] < losses[0] - 0.01
 
 
+@pytest.mark.slow
 def test_finetune_with_fewer_steps_than_between_evaluations(tiny_folder, tmp_path):
     (tmp_path / "text.txt").write_text("The quick brown fox didn't sleep.\n" * 50)
     flags = [tmp_path / "text.txt", tmp_path / "out", "--model", tiny_folder, "--steps", "2", "--window", "16"]
@@ -165,6 +166,7 @@ def test_finetune_with_fewer_steps_than_between_evaluations(tiny_folder, tmp_pat
     assert (ran.returncode, ran.stderr) == (0, "") and "Epoch 2/2" in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", [UNCONDITIONAL, INTERACTIVE])
 def test_a_script_prints_nothing_from_tensorflow(script, tiny_folder):
     flags = ["--model_name", tiny_folder, "--length", "4", "--nsamples", "1"]
@@ -178,6 +180,7 @@ def test_a_script_prints_nothing_from_tensorflow(script, tiny_folder):
 QUESTION = "1 The fox .\n2 `` Hi , '' he said .\n21 The XXXXX did n't jump .\tdog\t\tdog|fox|lazy\n\n"
 
 
+@pytest.mark.slow
 def test_the_papers_table(tiny, tiny_folder, monkeypatch, capsys, tmp_path):
     model, enc = tiny
     files = {

@@ -56,6 +56,7 @@ def test_another_keras_backend_is_a_one_line_error():
     )
 
 
+@pytest.mark.slow
 def test_a_keras_on_another_backend_that_is_imported_already_is_an_error(tmp_path):
     # This module stands for a Keras on jax, which is not installed here.
     (tmp_path / "keras.py").write_text(
@@ -68,6 +69,7 @@ def test_a_keras_on_another_backend_that_is_imported_already_is_an_error(tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_tensorflow_is_silent_also_in_child_processes(tiny_folder):
     script = f"import gpt2_tf; gpt2_tf.load({str(tiny_folder)!r})"
     child = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {script!r}]).returncode)"

@@ -198,8 +198,9 @@ def suggestion(word: str, known: Iterable[str]) -> str:
         >>> suggestion("colour", ["--top-k", "--seed"])
         ''
     """
-    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    by_name = {name.lstrip("-"): name for name in known}  # the dashes of flags would make all of them similar
+    close = difflib.get_close_matches(word.lower().lstrip("-"), by_name, n=1, cutoff=0.7)
+    return f"; did you mean {by_name[close[0]]}?" if close else ""
 
 
 def join(first: str, second: str) -> str:

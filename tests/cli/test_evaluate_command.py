@@ -30,6 +30,7 @@ def test_evaluate_perplexity(cli, tiny_folder, loaded, tmp_path):
     assert again == {**report, "file": {**report["file"], "name": "stdin"}}
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_is_no_text_in_any_command(cli, tiny_folder, tmp_path):
     question = {"context": "The quick", "choices": [" brown", " dog"], "answer": 0}
     texts = {

@@ -92,6 +92,7 @@ def test_stop_strings_end_the_text(cli, tiny_folder, loaded):
     assert len(text_of(cli(*options, "--stop", first, "--min-length", 28))) > len("The" + text[: text.index(first)])
 
 
+@pytest.mark.slow
 def test_stop_takes_an_escaped_newline(cli):
     options = ("generate", "ROMEO:\nNay", "--model", "shakespeare", "--length", 40, "--seed", 1)
     text = text_of(cli(*options)).removeprefix("ROMEO:\nNay")
@@ -219,6 +220,7 @@ def test_bundled_model_is_the_default(cli):
     assert text == text_of(cli(*options, "--model", "shakespeare")) + "\n"
 
 
+@pytest.mark.slow
 def test_bundled_model_without_a_prompt(cli):
     text = text_of(cli("generate", "--model", "shakespeare", "--seed", 1, "--length", 60))
     assert len(text.split()) > 10

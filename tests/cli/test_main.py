@@ -67,6 +67,7 @@ def test_quick_commands_do_not_import_tensorflow(environment, tiny_folder, argv)
     assert ran.stdout
 
 
+@pytest.mark.slow
 def test_tensorflow_is_silent(environment, tiny_folder, tmp_path):
     script = Path(sysconfig.get_path("scripts"), "gpt2-tf")
     ran = subprocess.run(

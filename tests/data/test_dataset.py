@@ -73,6 +73,7 @@ def test_the_order_is_random():
     assert len(Counter(map(tuple, places.tolist()))) == 120  # all 5! orders occur
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_batches():
     first, again, other = (take(windows(range(99), 8, 4, seed=seed), 5) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -93,6 +94,7 @@ def test_batches_from_any_step_are_those_of_the_whole_run(start):
             np.testing.assert_array_equal(once, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed, start", [(None, 0), (7, 0), (7, 30)])
 def test_the_parts_of_all_replicas_make_up_the_batch(seed, start):
     """Batches of 6 rows and 3 replicas: the first worker has two replicas, the second worker one."""
@@ -215,6 +217,7 @@ def test_unaligned_strided_and_read_only_ids_are_read():
     np.testing.assert_array_equal(tokens[0], np.arange(199, 167, -2))
 
 
+@pytest.mark.slow
 def test_a_process_can_end_while_batches_are_made():
     code = (
         "from gpt2_tf.data.dataset import windows; batches = iter(windows(range(9999), 64, 64, seed=1)); next(batches)"

@@ -249,6 +249,7 @@ def test_the_attributes_of_openais_vocabulary(official):
     assert get_encoder("official-117M", OFFICIAL.parent).encode("Hello") == [15496]
 
 
+@pytest.mark.slow
 @needs_official
 @examples(max_examples=3000)
 @given(text)
@@ -279,6 +280,7 @@ def merge_lists(draw):
     return merges
 
 
+@pytest.mark.slow
 @examples(max_examples=400)
 @given(merge_lists(), st.lists(st.text("ab", max_size=20), min_size=5, max_size=5))
 def test_any_merges_are_refused_or_give_the_ids_of_the_reference(merges, strings):

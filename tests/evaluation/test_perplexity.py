@@ -80,6 +80,7 @@ def test_no_tensor_holds_the_logits_of_a_whole_batch():
     assert not [shape for shape in shapes if shape.rank == 3 and shape[-1] == TINY.n_vocab]
 
 
+@pytest.mark.slow
 def test_a_model_is_freed_after_its_evaluation(enc):
     assert is_freed_after(lambda model: perplexity(model, enc, "the then"), TINY)
 

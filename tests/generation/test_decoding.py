@@ -163,6 +163,7 @@ def test_one_trace_serves_all_lengths_and_settings(model, forbid_traces):
         sample(GPT2(HPARAMS))
 
 
+@pytest.mark.slow
 def test_many_models_sample_without_a_warning(caplog, monkeypatch):
     """TensorFlow logs a retracing warning once one function has been traced five times."""
     monkeypatch.setattr(tf.get_logger(), "propagate", True)

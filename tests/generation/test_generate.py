@@ -239,6 +239,7 @@ def test_streamed_text_is_the_same_as_generated_text(model, enc):
     assert "".join(stream(model, enc, "them", length=80, seed=1, window=True)) == whole.text
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31), first=st.integers(0, 20), size=st.integers(1, 4), end=st.sampled_from(["", "\0!"]))
 def test_streamed_pieces_are_the_text_in_whole_characters(model, enc, seed, first, size, end):
@@ -264,6 +265,7 @@ def test_a_character_of_several_tokens_is_taken_whole(model, enc):
     assert [piece for piece in pieces if piece] == ["a", "🎈", "é", "! "]
 
 
+@pytest.mark.slow
 def test_all_settings_at_once_equal_numpy(model, enc):
     """Rows of different lengths, and stops of several tokens. NumPy applies the settings in their documented order.
 

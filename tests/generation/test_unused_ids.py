@@ -82,6 +82,7 @@ def test_another_engine_is_told_of_them(padded):
     assert completion.ids[0] == 259 and max(completion.ids) < 260
 
 
+@pytest.mark.slow
 def test_an_export_never_writes_them(model, padded):
     defaults = SamplingParams(length=20, seed=1)
     generate_rows = Signatures(model, padded, defaults, Limits(20, 4)).functions()["generate"]

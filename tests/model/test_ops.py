@@ -52,6 +52,7 @@ sys.stdout.write(str(step.get_concrete_function().graph.as_graph_def()))
 """
 
 
+@pytest.mark.slow
 def test_the_traced_graph_does_not_depend_on_the_number_of_cores():
     """An export made on 2 cores runs on 64: the parts of a product must not be counted on the exporting machine."""
     made = [

@@ -51,6 +51,7 @@ print(type(model).__module__, type(model.optimizer).__module__)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", ["keras, gpt2_tf", "gpt2_tf, keras"])
 def test_keras_finds_the_classes_of_a_file_from_before_the_packages(imports):
     """The file was saved at commit f751437, whose modules were `gpt2_tf.model` and `gpt2_tf.optimizer`.
@@ -116,6 +117,7 @@ def test_configurations_make_the_same_model(model):
         assert made.hparams == model.hparams
 
 
+@pytest.mark.slow
 def test_exports_take_tokens_and_return_the_models_logits(model, tokens, tmp_path):
     """The same float32 graph runs in another function, so sums of about 1 may differ by roundings, 1e-5."""
     model.export(tmp_path / "export", verbose=False)

@@ -72,6 +72,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(batch, n):
     assert_same_step(stepped(batch), stepped(batch, grad_accumulation=n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0, 0.3])
 @pytest.mark.parametrize("n", [1, 2])
 def test_remat_gives_the_same_step(batch, rate, n):
@@ -151,6 +152,7 @@ def test_targets_must_be_integers_of_the_tokens_shape(tokens, targets):
         model.train_on_batch(tokens, targets)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "mixed_float16"])
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_batch_without_targets_has_loss_0_and_changes_nothing(batch, dtype, n):

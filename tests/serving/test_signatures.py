@@ -283,6 +283,7 @@ def test_the_example_in_python_prints_the_models_texts(exported, lively, enc):
     assert ran.stdout == "".join(f"{text}{answer[0]}\n[{answer[2]}]\n" for text, answer in pairs)
 
 
+@pytest.mark.slow
 def test_the_graph_does_not_depend_on_the_number_of_cores(exported, lively, enc, tmp_path, monkeypatch):
     """An export that is made on two cores must not be cut in two on 64."""
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
@@ -420,6 +421,7 @@ def check_threads(signatures, seconds):
     return memory[-1] - memory[len(memory) // 10]
 
 
+@pytest.mark.slow
 def test_eight_threads_at_once_get_the_same_answers(signatures):
     check_threads(signatures, 1)
 

@@ -35,6 +35,7 @@ def test_every_acts_once_when_a_step_is_skipped(compiled_model):
     assert acted_at == [2, 4]
 
 
+@pytest.mark.slow
 def test_a_nan_loss_stops_the_run_and_names_the_step(text, tmp_path):
     """The weights are overwritten after step 6, so the loss of step 7 is NaN."""
     overwrite = CallAt(6, lambda model: model.wpe.assign(np.inf * np.ones(model.wpe.shape)))

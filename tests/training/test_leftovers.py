@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from gpt2_tf.training.train import run_training
 
 SHAPE = {"n_layer": 1, "n_head": 1, "n_embd": 4, "n_ctx": 8}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_removes_the_temporary_folders_of_a_killed_one(tmp_path):
     text, out = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("to be or not to be, " * 20)
@@ -23,6 +26,7 @@ def test_a_resumed_run_removes_the_temporary_folders_of_a_killed_one(tmp_path):
     assert sorted(out.rglob("*")) == sorted([*before, out / "adapters", out / "adapters" / ".part-of-my-own"])
 
 
+@pytest.mark.slow
 def test_a_started_run_leaves_no_temporary_files(tmp_path):
     (tmp_path / "text.txt").write_text("to be or not to be, " * 20)
     settings = {"init_from": "scratch", "vocab_size": "chars", "model_shape": SHAPE}

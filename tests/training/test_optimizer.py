@@ -76,6 +76,7 @@ def test_all_gradients_are_clipped_together(model, clip_norm, size):
         np.testing.assert_allclose(moment, gradient * size / 300, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 4])
 def test_a_step_is_the_optimizers_whatever_the_parts(model, n):
     """Else the schedule would run ahead; and clipping is of the batch's whole gradient, so the moments agree."""

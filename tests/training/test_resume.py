@@ -37,6 +37,7 @@ from gpt2_tf.training.run_folder import find_checkpoint, latest_step
 from gpt2_tf.training.train import run_training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "saved"), [(2, 0), (10, 8)])
 def test_a_crashed_run_resumes_exactly(text, finished_run, tmp_path, step, saved):
     """Crashed before its first checkpoint, and two steps after its second."""
@@ -186,12 +187,12 @@ def train_and_kill():
 def test_a_run_killed_at_random_moments_resumes_exactly(train_and_kill, text, tiny_folder, tmp_path, adapters):
     """Each step writes a checkpoint, so many of the kills come while one is written; two come as the run starts."""
     of_adapters = to_flags(init_from=tiny_folder, lora_rank=2, window=16, **SETTINGS)
-    new_run = [text, *(of_adapters if adapters else NEW_RUN), *to_flags(steps=200, eval_every=7, save_every=1)]
+    new_run = [text, *(of_adapters if adapters else NEW_RUN), *to_flags(steps=100, eval_every=7, save_every=1)]
     assert train_and_kill(tmp_path / "whole", *new_run) == 0
     out, seed = tmp_path / "out", random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
     kills = [{"seconds": rng.uniform(0.1, 3)} for _ in range(2)]
-    kills += [{"step": step, "late": rng.uniform(0, 0.1)} for step in sorted(rng.sample(range(1, 190), 8))]
+    kills += [{"step": step, "late": rng.uniform(0, 0.1)} for step in sorted(rng.sample(range(1, 90), 4))]
     reached = []
     for kill in kills:
         argv = ["--init-from", "resume"] if (out / RUN_FILE).exists() else new_run
@@ -200,7 +201,7 @@ def test_a_run_killed_at_random_moments_resumes_exactly(train_and_kill, text, ti
             GPT2.from_checkpoint(out)  # loads at any moment
             reached.append(latest_step(out))
     print("seed", seed, "killed at", reached)
-    assert reached == sorted(reached) and reached[-1] < 200
+    assert reached == sorted(reached) and reached[-1] < 100
     assert train_and_kill(out, "--init-from", "resume") == 0
     assert_same_run(out, tmp_path / "whole")
 
@@ -209,7 +210,7 @@ def test_a_run_killed_at_random_moments_resumes_exactly(train_and_kill, text, ti
 def test_ctrl_c_in_a_terminal_says_how_to_resume(text, tmp_path):
     out = tmp_path / "my run"
     command = [sys.executable, "-m", "gpt2_tf", "train", text, "--out", out, *NEW_RUN]
-    command += to_flags(steps=600, save_every=500, eval_every=50)
+    command += to_flags(steps=300, save_every=250, eval_every=25)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             while not (out / "log.csv").exists() and process.poll() is None:
@@ -221,8 +222,8 @@ def test_ctrl_c_in_a_terminal_says_how_to_resume(text, tmp_path):
     assert (process.returncode, printed) == (130, ""), shown
     hint = f"gpt2-tf: interrupted; `gpt2-tf train --out '{out}' --init-from resume` resumes the run"
     assert shown.splitlines()[-1] == hint and "Traceback" not in shown
-    assert 50 <= latest_step(out) < 500
-    start_run(text, tmp_path / "whole", steps=600, save_every=500, eval_every=50)
+    assert 25 <= latest_step(out) < 250
+    start_run(text, tmp_path / "whole", steps=300, save_every=250, eval_every=25)
     resume_run(out)
     assert_same_run(out, tmp_path / "whole")
 
@@ -261,6 +262,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_complete(text, finished_run, tmp
 # Renamed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows renames no folder that is in use")
 @pytest.mark.parametrize("in_evaluation", [False, True], ids=["step", "evaluation"])
 def test_a_run_whose_folder_is_renamed_ends_with_its_work_there(text, finished_run, tmp_path, in_evaluation):
@@ -275,6 +277,7 @@ def test_a_run_whose_folder_is_renamed_ends_with_its_work_there(text, finished_r
     assert_same_run(renamed, finished_run)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows removes no folder that is in use")
 def test_a_run_whose_folder_is_removed_ends(text, tmp_path):
     out = tmp_path / "out"
@@ -399,6 +402,7 @@ def test_a_resumed_run_keeps_its_arguments(error_of, text, finished_run):
     assert json.loads((finished_run / "run.json").read_text())["steps"] == 20
 
 
+@pytest.mark.slow
 def test_the_first_command_resumes_with_init_from_changed(text, finished_run, tmp_path, monkeypatch, capfd):
     """As when a person repeats the last command and only types `resume`; here from another folder, by another path."""
     out = Path(shutil.copytree(finished_run, tmp_path / "out"))
@@ -408,6 +412,7 @@ def test_the_first_command_resumes_with_init_from_changed(text, finished_run, tm
     assert latest_step(out) == 22 and "have changed" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_changed_text_files_are_reported(finished_run, tmp_path, capfd):
     """The run keeps its tokens, so it also resumes when the file is gone."""
     text = tmp_path / "text.txt"

@@ -48,6 +48,7 @@ def test_the_folder_loads_as_a_model_that_has_learned(finished_run):
     assert load(finished_run / "best")[1].encode("fox") == enc.encode("fox")
 
 
+@pytest.mark.slow
 def test_generate_takes_the_folder_of_a_run(text, tmp_path, capfd):
     out = str(tmp_path / "out")
     assert main(["train", str(text), "--out", out, *NEW_RUN, *to_flags(steps=4, eval_every=4)]) == 0
@@ -175,6 +176,7 @@ def test_adapters_train_in_bfloat16(text, tiny_folder, tmp_path):
 # What a run starts from
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_the_models_weights(text, tiny_folder, tmp_path):
     """The learning rate is nearly 0, so the trained weights are the first ones; 1e-29 is more than one step changes."""
     settings = {"steps": 1, "window": 8, "batch_size": 1, "learning_rate": 1e-30, "val_fraction": 0.0}
@@ -184,6 +186,7 @@ def test_fine_tuning_starts_from_the_models_weights(text, tiny_folder, tmp_path)
     assert latest_step(tmp_path / "out") == 1
 
 
+@pytest.mark.slow
 def test_optimizer_settings_seed_and_validation_files_are_used(text, tmp_path):
     """No other test would fail without them."""
     used = {}
@@ -202,6 +205,7 @@ def test_optimizer_settings_seed_and_validation_files_are_used(text, tmp_path):
     assert len(np.fromfile(tmp_path / "out/data/val.bin", np.uint16)) == 301
 
 
+@pytest.mark.slow
 def test_a_run_may_be_in_the_folder_of_its_prepared_tokens(text, tmp_path):
     folder = tmp_path / "both"
     prepare([text], folder, "chars")
