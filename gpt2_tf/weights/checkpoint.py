@@ -76,10 +76,10 @@ def latest_checkpoint(folder: str | os.PathLike, step: int | None = None) -> Pat
     hint = "the folder has no other checkpoint"
     if existing:
         last = step_of(existing[-1])
-        give_step = "" if last is None else f"give --step {last} (step={last} in Python), or "
+        step_flag = "" if last is None else f"; all commands but train also take --step {last}"
         hint = (
-            f"the folder has {', '.join(existing)}; to choose one, {give_step}write this line into "
-            f'{folder / "checkpoint"}: model_checkpoint_path: "{existing[-1]}"'
+            f"the folder has {', '.join(existing)}; to choose one, write this line into {folder / 'checkpoint'}: "
+            f'model_checkpoint_path: "{existing[-1]}"{step_flag}'
         )
     raise FileNotFoundError(f"{folder / 'checkpoint'} {problem}; {hint}")
 

@@ -288,7 +288,8 @@ def _stored_tensors(folder: Path) -> dict[str, LazyTensor]:
 
 
 def _check_not_keras_nlp(folder: str | os.PathLike) -> None:
-    if Path(folder, "metadata.json").exists():  # KerasNLP's folders have a config.json too, of other content
+    # KerasNLP's folders have a config.json too, of other content.
+    if Path(folder, "metadata.json").exists() and not has_weights(folder):
         raise ValueError(
             f"{folder} is in KerasNLP's form; convert it first: gpt2-tf convert {shlex.quote(str(folder))} NEW"
         )

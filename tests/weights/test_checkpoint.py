@@ -363,9 +363,9 @@ def test_a_named_checkpoint_that_is_missing_is_an_error_that_lists_the_others(sa
         GPT2.from_checkpoint(folder)
     assert str(error.value) == (
         f"{folder / 'checkpoint'} names model-61000, but model-61000.index is missing; the folder has model.ckpt, "
-        "model-900, model-1000; to choose one, give --step 1000 (step=1000 in Python), or write this line into "
+        "model-900, model-1000; to choose one, write this line into "
         f"{folder / 'checkpoint'}: "
-        'model_checkpoint_path: "model-1000"'
+        'model_checkpoint_path: "model-1000"; all commands but train also take --step 1000'
     )
     (folder / "checkpoint").write_text('model_checkpoint_path: "model-1000"')
     GPT2.from_checkpoint(folder)
