@@ -128,13 +128,15 @@ def _read_texts(files: Sequence[str | os.PathLike]) -> Iterator[list[str]]:
     for path in files:
         with open(path, "rb") as file:
             content = file.read()
-        if not content:
-            raise ValueError(f"{os.fspath(path)}: the file is empty; expected UTF-8 text")
         try:
-            text = content.decode().removeprefix("\ufeff")  # the byte order mark of a file of Windows is no text
+            text = content.decode().removeprefix("\ufeff")  # Windows editors write a byte order mark
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{os.fspath(path)}: not UTF-8 at byte offset {error.start} (byte {content[error.start]:#04x}); "
                 f"expected UTF-8 text; convert the file, or leave it out"
             ) from None
+        if 4 * text.count("\0") > len(text):
+            raise ValueError(f"{os.fspath(path)}: the file is UTF-16; expected UTF-8 text; convert the file")
+        if not text:
+            raise ValueError(f"{os.fspath(path)}: the file is empty; expected UTF-8 text")
         yield re.split(r"(?=\n\w)", text)

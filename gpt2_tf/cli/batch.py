@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpt2_tf.cli.terminal import shown_text
+from gpt2_tf.cli.terminal import escape_for_terminal
 from gpt2_tf.files import progress
 from gpt2_tf.files.journal import Journal
 from gpt2_tf.files.shard import UNSHARDED, Shard
@@ -155,7 +155,7 @@ def in_order(numbered: Iterable[tuple[int, "Completion"]]) -> Iterator[tuple[int
 
 def print_sample(text: str, show_progress: bool) -> None:
     """Print a sample, above the progress bar where both are on the same terminal."""
-    text = shown_text(text)
+    text = escape_for_terminal(text)
     if show_progress and sys.stdout.isatty() and sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -1,7 +1,6 @@
 """`gpt2-tf convert`: write a model in another library's form."""
 
 import argparse
-from pathlib import Path
 
 from gpt2_tf.cli.flags import SIZE_NAMES, add_models_dir_flag, add_step_flag
 from gpt2_tf.cli.parser import add_command
@@ -33,7 +32,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         choices=FORMS,
         metavar="FORM",
         help="form to write: openai, hf (for transformers), gpt-2-simple or keras-nlp (default: hf for a model in "
-        "OpenAI's form, openai for any other)",
+        "OpenAI's form, openai for any other). gpt-2-simple trains on rows of 1,024 tokens, and looks for models in "
+        "models/NAME",
     )
     add_models_dir_flag(parser)
     add_step_flag(parser)
@@ -41,8 +41,6 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the folder once it is written."""
-    from gpt2_tf.pretrained.convert import convert, find_form
+    from gpt2_tf.pretrained.convert import convert
 
-    if "keras-nlp" in (args.to, find_form(Path(args.source), args.step)):
-        from gpt2_tf import GPT2  # noqa: F401 - imports TensorFlow without its messages
     print(convert(args.source, args.target, args.to, args.models_dir, args.step))

@@ -6,7 +6,7 @@ import sys
 from gpt2_tf.cli.flags import add_model_flags, load_vocabulary
 from gpt2_tf.cli.inputs import read_file
 from gpt2_tf.cli.parser import add_command
-from gpt2_tf.cli.terminal import shown_text
+from gpt2_tf.cli.terminal import escape_for_terminal
 
 EXAMPLES = """\
 gpt2-tf decode 76 88 436
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     ids = parse_ids(read_file("-") if args.ids == ["-"] else " ".join(args.ids))
     content = load_vocabulary(args).decode_bytes(ids)
     if sys.stdout.isatty():
-        print(shown_text(content.decode(errors="replace")))
+        print(escape_for_terminal(content.decode(errors="replace")))
     else:
         sys.stdout.buffer.write(content)  # the bytes themselves, because an id can stand for a part of a character
 

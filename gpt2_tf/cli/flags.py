@@ -107,7 +107,7 @@ def add_step_flag(parser: argparse._ActionsContainer) -> None:
         "--step",
         type=argument_type(number(int, 0)),
         metavar="N",
-        help="of a folder with several checkpoints, use model-N (default: the one that its file checkpoint names)",
+        help="checkpoint model-N, if the folder has several (default: the one named in the file checkpoint)",
     )
 
 

@@ -19,7 +19,7 @@ from gpt2_tf.cli.flags import (
 from gpt2_tf.cli.inputs import read_argument, read_plain_text
 from gpt2_tf.cli.parser import add_command
 from gpt2_tf.cli.sampling_flags import add_sampling_flags, settings_from_flags
-from gpt2_tf.cli.terminal import shown_text
+from gpt2_tf.cli.terminal import escape_for_terminal, pieces_for_terminal
 from gpt2_tf.files import interrupt
 
 EXAMPLES = """\
@@ -135,9 +135,9 @@ def interrupt_hint(args: argparse.Namespace) -> str:
 
 def print_stream(prompt: str, pieces: Iterable[str]) -> None:
     """Print a prompt and then each piece of its continuation as soon as it comes."""
-    print(shown_text(prompt), end="", flush=True)
+    print(escape_for_terminal(prompt), end="", flush=True)
     try:
-        for piece in pieces:
-            print(shown_text(piece), end="", flush=True)
+        for piece in pieces_for_terminal(pieces):
+            print(piece, end="", flush=True)
     finally:  # after Ctrl-C too, the shell's prompt starts on a line of its own
         print(flush=True)

@@ -56,7 +56,7 @@ def read_plain_text(name: str) -> str:
     """
     if (ending := file_format(Path(name))) in (".csv", ".jsonl"):
         raise ValueError(
-            f"{name} is a {ending} file, but plain text is expected; to read it as if it were plain text, give - "
-            "instead of its name, and the file on stdin"
+            f"{name} is a {ending} file, but plain text is expected; to read it as plain text, pass it on stdin: "
+            f"- < {name}"
         )
     return read_file(name)

@@ -17,7 +17,7 @@ from gpt2_tf.cli.sampling_flags import (
     format_settings,
     settings_from_flags,
 )
-from gpt2_tf.cli.terminal import print_notice, shown_text
+from gpt2_tf.cli.terminal import pieces_for_terminal, print_notice
 from gpt2_tf.files import interrupt
 
 if TYPE_CHECKING:
@@ -172,8 +172,9 @@ def answer_line(session: Session, line: str) -> None:
     if line.startswith("/") and not line.startswith("//"):
         print(session.command(line.rstrip()), file=sys.stderr)
         return
-    for piece in session.answer(line.removeprefix("/") if line.startswith("//") else line):
-        print(shown_text(piece), end="", flush=True)
+    answer = session.answer(line.removeprefix("/") if line.startswith("//") else line)
+    for piece in pieces_for_terminal(answer):
+        print(piece, end="", flush=True)
     print(flush=True)
 
 

@@ -1,8 +1,9 @@
 """What a terminal shows: notices and errors, one line each, and generated text, without harmful control characters."""
 
 import sys
+from collections.abc import Iterable, Iterator
 
-from gpt2_tf.files.atomic import DISK_ERRORS
+from gpt2_tf.files.atomic import FULL_DISK
 from gpt2_tf.files.terminal import escape_control_characters, escape_generated_text
 
 
@@ -11,14 +12,31 @@ def print_notice(text: str) -> None:
     print(f"gpt2-tf: {escape_control_characters(text)}", file=sys.stderr)
 
 
-def shown_text(text: str) -> str:
+def escape_for_terminal(text: str) -> str:
     """A generated text as stdout takes it: unchanged, unless stdout is a terminal, which control characters can steer.
 
     Example:
-        >>> shown_text("my lord")
+        >>> escape_for_terminal("my lord")
         'my lord'
     """
     return escape_generated_text(text) if sys.stdout.isatty() else text
+
+
+def pieces_for_terminal(pieces: Iterable[str]) -> Iterator[str]:
+    r"""The pieces of a generated text as `escape_for_terminal` gives them for the whole text.
+
+    A "\r" at the end of a piece waits for the next piece, because "\r\n" is left as it is.
+
+    Example:
+        >>> list(pieces_for_terminal(["my ", "lord"]))
+        ['my ', 'lord', '']
+    """
+    held = ""
+    for piece in pieces:
+        text = held + piece
+        held = "\r" if text.endswith("\r") else ""
+        yield escape_for_terminal(text.removesuffix(held))
+    yield escape_for_terminal(held)
 
 
 def one_line(error: Exception) -> str:
@@ -35,7 +53,7 @@ def one_line(error: Exception) -> str:
     """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # all files that are written name themselves
+    if isinstance(error, OSError) and error.errno in FULL_DISK:  # every write to a file adds the file's name
         return f"stdout: {error.strerror}"
     message = " ".join(str(error).split())
     if isinstance(error, ValueError | OSError | ImportError):

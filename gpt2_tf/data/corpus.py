@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from encoder.bpe import END_OF_TEXT
 from gpt2_tf.data.text_file import read_chunks, windows_line_ends_notice
-from gpt2_tf.files import progress
+from gpt2_tf.files import escape_control_characters, open_regular, progress
 
 FORMATS = (".txt", ".csv", ".jsonl")
 PIECE_SIZE = 2**18  # about as many characters per piece
@@ -22,7 +22,8 @@ PIECE_SIZE = 2**18  # about as many characters per piece
 # `_end_document` looks for them at the end of the last piece.
 CUT = re.compile(r"(?<=[^\s>])[ \n]")
 
-RUN_FILE = "run.json"  # in the folder of a training run, whose log.csv and samples.txt are not the user's text
+RUN_FILE = "run.json"  # in the folder of a training run
+RUN_TEXTS = ("log.csv", "samples.txt")  # beside it, and no text of the user's
 
 Files = Sequence[str | os.PathLike]
 
@@ -47,9 +48,10 @@ def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
     """Return the text files that names, globs and folders stand for, each file once.
 
     Of a folder, all files of the known formats below it are taken, sorted by name: .txt, .csv and .jsonl, each also
-    gzipped (.gz). Links to folders are followed. Four kinds of files are skipped, since they are not the user's text:
-    hidden files and folders (also a notebook's checkpoints), the folders of training runs, a tokenizer's `merges.txt`,
-    and links to files that are missing. A file that is given by its name is always taken.
+    gzipped (.gz). Links to folders are followed. Other files are skipped, since they are not the user's text:
+    those of other formats, hidden files and folders (also a notebook's checkpoints), the folders and files of training
+    runs, a tokenizer's `merges.txt`, and links to files that are missing. A file that is given by its name is always
+    taken.
 
     Args:
         files: names of files, globs such as "texts/*.txt", and folders.
@@ -75,9 +77,9 @@ def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
                 but = f" (skipped: {reasons})" if skipped else ""
                 raise FileNotFoundError(f"{name} holds no text files{but}; expected files that end in {formats}")
             if skipped and notices:
-                print(f"{name}: {len(paths):,} text files are read; skipped: {reasons}", file=sys.stderr)
+                _print_notice(f"{name}: {len(paths):,} text files are read; skipped: {reasons}")
         else:
-            paths = [Path(name)] if os.path.exists(name) else _glob(Path(name))
+            paths = [Path(name)] if os.path.exists(name) else _glob(name)
             if not paths:
                 raise FileNotFoundError(f"{name}: no such file; expected a file, a folder or a glob")
         for path in paths:
@@ -92,18 +94,25 @@ def find_text_files(files: Files, *, notices: bool = False) -> list[Path]:
     return list(once.values())
 
 
-def _glob(pattern: Path) -> list[Path]:
+def _glob(pattern: str) -> list[Path]:
     """Return the paths that match. Characters of a glob in the name of an existing folder stand for themselves."""
-    folder = next((parent for parent in pattern.parents if parent.is_dir()), Path())
-    names = glob.glob(str(pattern.relative_to(folder)), root_dir=folder, recursive=True)
+    path = Path(pattern)
+    folder = next((parent for parent in path.parents if parent.is_dir()), None)
+    if folder is None:  # an empty pattern, or a drive of Windows that is missing
+        return []
+    names = glob.glob(str(path.relative_to(folder)), root_dir=folder, recursive=True)
     return sorted(folder / name for name in names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _find_in_folder(folder: Path) -> tuple[list[Path], Counter]:
     """Return a folder's text files, sorted by name, and how many others were skipped for which reason."""
     paths, skipped = [], Counter()
     seen = set()  # real paths: a folder that a link leads to again is left out, so that no link makes a loop
-    for parent, names, files in os.walk(folder, followlinks=True):
+    for parent, names, files in os.walk(folder, onerror=_raise, followlinks=True):
         if (real_path := os.path.realpath(parent)) in seen:
             names.clear()
             continue
@@ -120,9 +129,11 @@ def _find_in_folder(folder: Path) -> tuple[list[Path], Counter]:
         for name in files:
             path = Path(parent, name)
             if file_format(path) not in FORMATS:
-                continue
-            if name.startswith("."):
+                skipped["files of other formats"] += 1
+            elif name.startswith("."):
                 skipped["hidden files"] += 1
+            elif RUN_FILE in files and name in RUN_TEXTS:
+                skipped["files of a training run"] += 1
             elif name == "merges.txt":
                 skipped["merges.txt of a tokenizer"] += 1
             elif not path.exists():
@@ -172,19 +183,18 @@ def read_documents(
     with progress.bar(desc=label, total=size, unit="B", unit_scale=True, delay=1, leave=False) as bar:
         for path in paths:
             bytes_before = bar.n
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 for piece in _read_pieces(path, file, column, field, remarks):
                     bar.update(bytes_before + file.tell() - bar.n)
                     yield _replace_surrogates(piece)
             bar.update(bytes_before + path.stat().st_size - bar.n)
     if remarks.windows_line_ends and notices:
-        print(windows_line_ends_notice(remarks.windows_line_ends), file=sys.stderr)
+        _print_notice(windows_line_ends_notice(remarks.windows_line_ends))
     if remarks.lost_first_rows and notices:
         others = f" (and {len(remarks.lost_first_rows) - 1:,} more files)" if remarks.lost_first_rows[1:] else ""
-        print(
+        _print_notice(
             f"{remarks.lost_first_rows[0]}{others}: the first row is read as the column's name; if it is text, "
-            "give --column 1",
-            file=sys.stderr,
+            "give --column 1"
         )
 
 
@@ -197,6 +207,10 @@ def without_end_of_text(texts: Iterable[str]) -> Iterator[str]:
     """
     for text in texts:
         yield from text.split(END_OF_TEXT)
+
+
+def _print_notice(text: str) -> None:
+    print(escape_control_characters(text), file=sys.stderr)
 
 
 def _read_pieces(path: Path, file: BinaryIO, column: str | None, field: str, remarks: Remarks) -> Iterator[str]:
@@ -265,12 +279,14 @@ def _end_document(text: str) -> str:
 def _read_csv(path: Path, lines: Iterable[str], column: str | None, lost_first_rows: list[Path]) -> Iterator[str]:
     """The texts of a column; blank rows are empty texts.
 
-    Append the path to `lost_first_rows` where the first row names the only column, but looks like text.
+    Append the path to `lost_first_rows` where the first row is taken for the name of the only column, but isn't "text".
     """
     csv.field_size_limit(2**31 - 1)  # for the whole process: the largest limit that fits a C long on every system
     rows = csv.reader(lines, strict=True)
     try:
-        header = next(rows, [])
+        header = next((row for row in rows if row), None)
+        if header is None:
+            return
         if column is None and len(header) > 1:
             raise ValueError(
                 f"{path} has the columns {', '.join(header)}; choose one with --column NAME, or by its number with "
@@ -279,12 +295,12 @@ def _read_csv(path: Path, lines: Iterable[str], column: str | None, lost_first_r
         names_columns = column is None or column in header
         if not names_columns and column not in map(str, range(1, len(header) + 1)):
             raise ValueError(
-                f"{path} has no column {column!r}; its first row has {', '.join(header) or 'none'}. If that row is "
+                f"{path} has no column {column!r}; its first row has {', '.join(header)}. If that row is "
                 "text already, choose the column by its number, from 1"
             )
         if names_columns:
             index = 0 if column is None else header.index(column)
-            if column is None and header and not header[0].strip().isidentifier():
+            if column is None and header[0].strip().lower() != "text":
                 lost_first_rows.append(path)
         else:
             index = int(column) - 1

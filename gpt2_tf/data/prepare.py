@@ -16,8 +16,9 @@ from encoder.bpe import END_OF_TEXT
 from gpt2_tf.data import corpus
 from gpt2_tf.data.corpus import Files
 from gpt2_tf.data.prepared import Prepared, first_val_id, load_prepared, sha256, vocabulary_fingerprint
-from gpt2_tf.files.atomic import made_folder, move_into_place, staging_folder
+from gpt2_tf.files.atomic import move_into_place, new_folder, remove_abandoned, staging_folder
 from gpt2_tf.files.lock import folder_lock
+from gpt2_tf.files.regular import open_regular
 
 
 def prepare(
@@ -65,7 +66,8 @@ def prepare(
         raise ValueError(f"val_fraction is {val_fraction}, but must be at least 0 and below 1")
     sources = _find_sources(files, val_files, val_fraction, notices=True)
     fingerprint = _source_fingerprint(sources, vocabulary, column, field, val_fraction)
-    with made_folder(out) as out, folder_lock(out):
+    with new_folder(out) as out, folder_lock(out):
+        remove_abandoned(out)
         if (kept := _load_if_same_source(out, fingerprint)) is not None:
             return kept
         _check_nothing_lost(out)
@@ -125,6 +127,27 @@ def _find_sources(
     return sources
 
 
+def stored_source(folder: str | os.PathLike) -> str | None:
+    """The `source_fingerprint` of the files that a prepared folder was made from, or None if it has none.
+
+    Raises:
+        OSError: `train.json` is missing or can't be read.
+        ValueError: `train.json` is a pipe or a device.
+
+    Example:
+        >>> _ = Path("a.txt").write_text("one")
+        >>> _ = prepare(["a.txt"], "ids", "chars")
+        >>> stored_source("ids") == source_fingerprint(["a.txt"], "chars")
+        True
+    """
+    with open_regular(Path(folder, "train.json")) as file:
+        content = file.read()
+    try:
+        return json.loads(content)["source"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def _source_fingerprint(
     sources: dict[str, list[Path]],
     vocabulary: Encoder | int | str,
@@ -145,9 +168,8 @@ def _source_fingerprint(
 def _load_if_same_source(out: Path, fingerprint: str) -> Prepared | None:
     """The ids in the folder if they are complete and from the same source, else None."""
     try:
-        description = json.loads((out / "train.json").read_bytes())
-        return load_prepared(out) if description["source"] == fingerprint else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return load_prepared(out) if stored_source(out) == fingerprint else None
+    except (OSError, ValueError):
         return None
 
 

@@ -18,7 +18,7 @@ from gpt2_tf.files import open_regular
 
 IDS_PER_READ = 2**20
 # llm.c begins its files of GPT-2's ids with 256 int32: this number, the version 1, the count of ids, and zeros. The
-# uint16 ids follow. nanoGPT's files have no header; read as one, this number would be the id 55432, which GPT-2 lacks.
+# uint16 ids follow. nanoGPT's files have no header; read as ids, this number would begin with 55432, which GPT-2 lacks.
 LLM_C_MAGIC, LLM_C_VERSION = 20240520, 1
 LLM_C_HEADER_SIZE = 256 * 4  # bytes
 
@@ -167,8 +167,7 @@ def _map_ids(path: Path, encoder: Encoder) -> np.ndarray:
     if not count:
         raise ValueError(f"{path} is empty; prepare it from text files")
     ids = np.memmap(path, dtype, mode="r", offset=offset)
-    if not json_path.exists():
-        _check_ids(path, ids, encoder)
+    _check_ids(path, ids, encoder)
     return ids
 
 

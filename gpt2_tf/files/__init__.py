@@ -13,8 +13,9 @@
 from gpt2_tf.files.atomic import (
     atomic_path,
     atomic_write,
-    made_folder,
+    disk_errors_name,
     move_into_place,
+    new_folder,
     remove_abandoned,
     staging_folder,
 )
@@ -23,7 +24,7 @@ from gpt2_tf.files.journal import Journal
 from gpt2_tf.files.lock import file_lock, folder_lock
 from gpt2_tf.files.regular import open_regular
 from gpt2_tf.files.shard import UNSHARDED, Shard, parse_shard
-from gpt2_tf.files.terminal import escape_control_characters
+from gpt2_tf.files.terminal import escape_control_characters, escape_generated_text
 
 __all__ = [
     "UNSHARDED",
@@ -31,11 +32,13 @@ __all__ = [
     "Shard",
     "atomic_path",
     "atomic_write",
+    "disk_errors_name",
     "escape_control_characters",
+    "escape_generated_text",
     "file_lock",
     "folder_lock",
-    "made_folder",
     "move_into_place",
+    "new_folder",
     "open_regular",
     "parse_shard",
     "raise_dropped_ctrl_c",

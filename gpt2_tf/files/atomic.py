@@ -18,7 +18,8 @@ from gpt2_tf.files.lock import NO_LOCKS
 PREFIX = ".part-"
 TEMPORARY_NAME = re.compile(r"\.part-[0-9a-f]{16}")
 # Python's errors of a full or broken disk carry no file name.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_ERRORS = (*FULL_DISK, errno.EIO)
 
 
 def atomic_write(path: str | os.PathLike, data: bytes) -> None:
@@ -74,7 +75,7 @@ def staging_folder(folder: str | os.PathLike) -> Iterator[Path]:
     Use it with `move_into_place` when several files belong together; `atomic_path` is simpler for a single one.
 
     Args:
-        folder: made if missing, as by `made_folder`.
+        folder: made if missing, as by `new_folder`.
 
     Raises:
         OSError: something cannot be written; the error names the file by its final place in `folder`.
@@ -88,12 +89,12 @@ def staging_folder(folder: str | os.PathLike) -> Iterator[Path]:
         >>> sorted(os.listdir("run"))
         ['index', 'weights']
     """
-    with made_folder(folder) as folder, _staging_folder(folder, folder) as staging:
+    with new_folder(folder) as folder, _staging_folder(folder, folder) as staging:
         yield staging
 
 
 @contextlib.contextmanager
-def made_folder(folder: str | os.PathLike) -> Iterator[Path]:
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Make a folder and its parents. If the block raises, remove those that were made and are empty.
 
     So a command that fails before it has written anything leaves no empty folders behind.
@@ -105,7 +106,7 @@ def made_folder(folder: str | os.PathLike) -> Iterator[Path]:
         OSError: the folder cannot be made.
 
     Example:
-        >>> with made_folder("runs/first") as folder:
+        >>> with new_folder("runs/first") as folder:
         ...     raise ValueError("no text")
         Traceback (most recent call last):
         ValueError: no text
@@ -114,12 +115,12 @@ def made_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(folder)
     made = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         yield folder
     except BaseException:
-        with contextlib.suppress(OSError):  # not empty, or removed already
-            for path in made:
+        for path in made:
+            with contextlib.suppress(OSError):  # not empty, or not made
                 path.rmdir()
         raise
 

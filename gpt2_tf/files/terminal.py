@@ -3,7 +3,7 @@
 import re
 
 # Control characters, apart from newlines and tabs. A carriage return is one, because it lets a line overwrite itself.
-STEERING = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+TERMINAL_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
 
 
 def escape_control_characters(text: str) -> str:
@@ -30,4 +30,4 @@ def escape_generated_text(text: str) -> str:
         >>> escape_generated_text("one\n\ttwo\x1b[31m")
         'one\n\ttwo\\x1b[31m'
     """
-    return STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return TERMINAL_CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

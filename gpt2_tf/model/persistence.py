@@ -176,7 +176,8 @@ class Persistence:
             >>> exported.serve(tf.constant([[10, 20]])).shape == [1, 2, model.hparams.n_vocab]
             True
         """
-        check_saved_model_path(filepath)
+        if (args[0] if args else kwargs.get("format", "tf_saved_model")) == "tf_saved_model":
+            check_saved_model_path(filepath)
         super().export(filepath, *args, input_signature=input_signature or [TOKENS], **kwargs)
 
     @property

@@ -15,8 +15,10 @@ import numpy as np
 
 from encoder import Encoder
 from gpt2_tf.files import progress
-from gpt2_tf.files.atomic import atomic_path, made_folder
+from gpt2_tf.files.atomic import atomic_path, new_folder
+from gpt2_tf.files.terminal import escape_control_characters
 from gpt2_tf.hparams import HParams
+from gpt2_tf.lazy import without_tensorflow_noise
 from gpt2_tf.pretrained import FORMS
 from gpt2_tf.pretrained.load import VOCABULARY, check_has_no_step, find_model_dir
 from gpt2_tf.weights import checkpoint, hf_tokenizer, huggingface, tensor_bundle
@@ -84,10 +86,11 @@ def convert(
     source = _open_source(model_dir, step)
     to = to or ("hf" if source.form == "openai" else "openai")
     if source.enc is None:
-        print(f"{model_dir} has no vocabulary, so {target} gets none", file=sys.stderr)
-    with made_folder(target.parent), atomic_path(target) as temporary:
+        notice = f"{model_dir} has no vocabulary, so {target} gets none"
+        print(escape_control_characters(notice), file=sys.stderr)
+    with new_folder(target.parent), atomic_path(target) as temporary:
         temporary.mkdir()
-        # Closed at once, so that the progress bar ends before an error is printed.
+        # Close the generator first, so that the progress bar ends before an error is printed.
         with contextlib.closing(_read_weights(source, f"{model_dir.name} -> {to}")) as arrays:
             _write(temporary, to, source, arrays)
     return target
@@ -102,8 +105,7 @@ def find_form(folder: Path, step: int | None = None) -> str:
     """
     if not huggingface.is_huggingface_folder(folder):
         return "openai" if _step(folder, step) is None else "gpt-2-simple"
-    # KerasNLP's folders have a config.json too, of other content.
-    return "keras-nlp" if (folder / "metadata.json").exists() else "hf"
+    return "keras-nlp" if huggingface.is_keras_nlp_folder(folder) else "hf"
 
 
 def _open_source(folder: Path, step: int | None) -> Source:
@@ -111,7 +113,8 @@ def _open_source(folder: Path, step: int | None) -> Source:
     if form in ("hf", "keras-nlp"):
         check_has_no_step(folder, step)
     if form == "keras-nlp":
-        from gpt2_tf.pretrained import keras_nlp
+        with without_tensorflow_noise():
+            from gpt2_tf.pretrained import keras_nlp
 
         source = Source(form, *keras_nlp.load_preset(folder))
     elif form == "hf":
@@ -154,7 +157,8 @@ def _write(folder: Path, to: str, source: Source, arrays: Iterator[np.ndarray]) 
     if to == "hf":
         return huggingface.save(folder, hparams, arrays, enc)
     if to == "keras-nlp":
-        from gpt2_tf.pretrained import keras_nlp
+        with without_tensorflow_noise():
+            from gpt2_tf.pretrained import keras_nlp
 
         return keras_nlp.save_preset(folder, hparams, arrays, enc)
     step = source.step if to == "gpt-2-simple" else None

@@ -142,10 +142,10 @@ def check_has_no_step(folder: Path, step: int | None) -> None:
     Example:
         >>> check_has_no_step(Path("my-hf"), step=1000)
         Traceback (most recent call last):
-        ValueError: my-hf is in Hugging Face's form, which has no steps; leave out the step 1000
+        ValueError: my-hf is not in OpenAI's form, so it has no steps; leave out --step
     """
     if step is not None:
-        raise ValueError(f"{folder} is in Hugging Face's form, which has no steps; leave out the step {step}")
+        raise ValueError(f"{folder} is not in OpenAI's form, so it has no steps; leave out --step")
 
 
 def describe(

@@ -168,5 +168,5 @@ def _save(signatures: Signatures, folder: Path, out: Path) -> None:
         tf.saved_model.save(module, folder, functions, options)
     except tf.errors.OpError as error:  # such as a full disk, for which TensorFlow has several kinds of errors
         reason = error.message.rpartition("; ")[2]
-        raise OSError(f"{out} could not be written: {reason}; make room and run again") from error
+        raise OSError(f"{out} could not be written: {reason}") from error
     shutil.rmtree(folder / "assets", ignore_errors=True)  # an empty folder

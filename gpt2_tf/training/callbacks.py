@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from encoder import Encoder
 from gpt2_tf.files.atomic import atomic_write, disk_errors_name
+from gpt2_tf.files.terminal import escape_generated_text
 from gpt2_tf.generation.generate import generate
 from gpt2_tf.hparams import HParams
 from gpt2_tf.training.flops import flops_per_token, matmul_peak
@@ -246,7 +247,7 @@ def show_sample(model: keras.Model, enc: Encoder, path: str | os.PathLike, seed:
     length, top_k = min(100, model.hparams.n_ctx), min(40, model.hparams.n_vocab)
     (sample,) = generate(model, enc, length=length, top_k=top_k, seed=seed)
     text = f"\n--- step {step}\n{sample.text}\n"
-    print(text, file=sys.stderr)
+    print(escape_generated_text(text), file=sys.stderr)
     with disk_errors_name(path), open(path, "a", encoding="utf-8") as file:
         file.write(text)
 

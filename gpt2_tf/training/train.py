@@ -16,9 +16,9 @@ import tensorflow as tf
 from encoder import Encoder
 from gpt2_tf.data import corpus
 from gpt2_tf.data.corpus import RUN_FILE
-from gpt2_tf.data.prepare import prepare, source_fingerprint
+from gpt2_tf.data.prepare import prepare, source_fingerprint, stored_source
 from gpt2_tf.data.prepared import Prepared, ids_fingerprint, is_prepared, load_prepared
-from gpt2_tf.files.atomic import atomic_write, made_folder, move_into_place, remove_abandoned, staging_folder
+from gpt2_tf.files.atomic import atomic_write, move_into_place, new_folder, remove_abandoned, staging_folder
 from gpt2_tf.files.lock import folder_lock
 from gpt2_tf.files.regular import open_regular
 from gpt2_tf.hparams import HParams
@@ -92,7 +92,7 @@ def run_training(
     with contextlib.ExitStack() as resources:
         if is_chief and init_from != RESUME:
             _check_can_start(files, out)
-            resources.enter_context(made_folder(out))
+            resources.enter_context(new_folder(out))
         if is_chief and out.exists():
             resources.enter_context(folder_lock(out))
         if is_chief:
@@ -302,6 +302,8 @@ def _read_run(
         run = json.loads(content)
         settings = TrainingSettings(**{name: run[name] for name in SETTING_NAMES})
         data_path, fingerprint, command = out / run["data"], run["identity"], run.get("command", {})
+        if not (isinstance(command, dict) and isinstance(command.get("files", []), list)):
+            raise TypeError(f"command is {command!r:.80}")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{out / RUN_FILE} is damaged: {error!r}; it holds the settings of the run") from None
     model_shape = HParams.from_json(out / "hparams.json").to_dict()
@@ -354,8 +356,8 @@ def _report_changed_files(
             val_fraction=0.0 if "val_files" in command else settings.val_fraction,
             val_files=command.get("val_files", ()),
         )
-        changed = json.loads((data_path / "train.json").read_bytes())["source"] != fingerprint
-    except OSError:  # a file is gone
+        changed = stored_source(data_path) != fingerprint
+    except (OSError, ValueError):  # a file is gone, or of another format
         changed = True
     if changed:
         print("the text files have changed; the run keeps the tokens that it started with", file=sys.stderr)

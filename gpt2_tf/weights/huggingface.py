@@ -132,6 +132,16 @@ def is_huggingface_folder(folder: str | os.PathLike) -> bool:
     return Path(folder, "config.json").exists() and not Path(folder, "hparams.json").exists()
 
 
+def is_keras_nlp_folder(folder: str | os.PathLike) -> bool:
+    """Whether KerasNLP wrote a folder. Its `config.json` has other content than Hugging Face's.
+
+    Example:
+        >>> is_keras_nlp_folder(".")
+        False
+    """
+    return Path(folder, "metadata.json").exists() and not has_weights(folder)
+
+
 def has_weights(folder: str | os.PathLike) -> bool:
     """Whether a folder holds safetensors.
 
@@ -270,6 +280,7 @@ def _stored_tensors(folder: Path) -> dict[str, LazyTensor]:
     if single.exists():
         return safetensors.read_tensors(single)
     if not index.exists():
+        _check_not_keras_nlp(folder)
         raise _no_weights(folder)
     files = read_json(index).get("weight_map")
     # Only plain names are accepted, so that an index can't point outside its folder.
@@ -288,8 +299,7 @@ def _stored_tensors(folder: Path) -> dict[str, LazyTensor]:
 
 
 def _check_not_keras_nlp(folder: str | os.PathLike) -> None:
-    # KerasNLP's folders have a config.json too, of other content.
-    if Path(folder, "metadata.json").exists() and not has_weights(folder):
+    if is_keras_nlp_folder(folder):
         raise ValueError(
             f"{folder} is in KerasNLP's form; convert it first: gpt2-tf convert {shlex.quote(str(folder))} NEW"
         )

@@ -156,7 +156,7 @@ def _matches(path: Path, patterns: str, pattern: str, module: str) -> bool:
         return bool(tf.strings.regex_full_match(f"transformer.{module}", rf"(.*\.)?({pattern})"))
     except (re.error, RecursionError, OverflowError, UnicodeEncodeError, tf.errors.InvalidArgumentError):
         raise ValueError(
-            f"{path}: {patterns} has {pattern[:80]!r}, which is not a regular expression that RE2 takes"
+            f"{path}: {patterns} has {pattern[:80]!r}, which RE2 cannot compile as a regular expression"
         ) from None
 
 

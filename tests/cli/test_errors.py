@@ -92,12 +92,12 @@ ASKED = {
     "prompts in another format": (
         ["generate", "--file", "prompts.jsonl"],
         b"",
-        ["prompts.jsonl is a .jsonl file, but plain text is expected", "give - instead of its name"],
+        ["prompts.jsonl is a .jsonl file, but plain text is expected", "pass it on stdin: - < prompts.jsonl"],
     ),
     "a text in another format": (
         ["evaluate", "perplexity", "a.CSV.gz"],
         b"",
-        ["a.CSV.gz is a .csv file, but plain text is expected", "give - instead of its name"],
+        ["a.CSV.gz is a .csv file, but plain text is expected", "pass it on stdin"],
     ),
     "ids in commas": (["decode", "1,2"], b"", ["'1,2' is not a token id"]),
 }

@@ -225,3 +225,16 @@ def test_bundled_model_without_a_prompt(cli):
     text = text_of(cli("generate", "--model", "shakespeare", "--seed", 1, "--length", 60))
     assert len(text.split()) > 10
     assert "<|endoftext|>" not in text
+
+
+def test_pieces_for_a_terminal_are_the_whole_text_for_a_terminal(monkeypatch):
+    """A line end of Windows may be cut between two pieces."""
+    from gpt2_tf.cli import terminal
+
+    monkeypatch.setattr(terminal.sys.stdout, "isatty", lambda: True, raising=False)
+    for text in ("a\r\nb", "a\rb\x1b[31m", "\r\n\r\n", "a\r", ""):
+        expected = terminal.escape_for_terminal(text)
+        for cut in range(len(text) + 1):
+            assert "".join(terminal.pieces_for_terminal([text[:cut], text[cut:]])) == expected
+        assert "".join(terminal.pieces_for_terminal(text)) == expected
+    assert terminal.escape_for_terminal("a\r\nb\x1b") == "a\r\nb\\x1b"

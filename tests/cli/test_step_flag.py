@@ -30,7 +30,10 @@ def test_a_lost_pointer_is_answered_with_the_flag(cli, run_folder):
     for command in (["info"], ["generate", "x"]):
         ran = cli(*command, "--model", run_folder)
         assert_error(
-            ran, 1, "the folder has model-1, model-2; to choose one,", "; all commands but train also take --step 2"
+            ran,
+            1,
+            "the folder has model-1, model-2; to choose one,",
+            "; generate, evaluate, convert and export also take --step 2",
         )
 
 
@@ -63,8 +66,10 @@ def test_generate_and_its_journal(cli, run_folder, tmp_path):
 def test_convert(cli, run_folder, tmp_path):
     assert cli("convert", run_folder, tmp_path / "hf", "--to", "hf", "--step", 1).status == 0
     assert not any(np.any(weight) for weight in gpt2_tf.load(tmp_path / "hf")[0].weights)
-    assert_error(cli("convert", tmp_path / "hf", tmp_path / "x", "--step", 1), 1, "has no steps; leave out the step 1")
-    assert_error(cli("info", "--model", tmp_path / "hf", "--step", 1), 1, "has no steps; leave out the step 1")
+    assert_error(
+        cli("convert", tmp_path / "hf", tmp_path / "x", "--step", 1), 1, "so it has no steps; leave out --step"
+    )
+    assert_error(cli("info", "--model", tmp_path / "hf", "--step", 1), 1, "has no steps; leave out --step")
 
 
 def test_a_missing_step_is_named(cli, run_folder):

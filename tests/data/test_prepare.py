@@ -94,7 +94,12 @@ def test_a_csv_file_without_names_is_read_by_the_columns_number(folder, enc, cap
     assert capsys.readouterr().err == (
         "b.csv: the first row is read as the column's name; if it is text, give --column 1\n"
     )
-    write("b.csv", "text\nor not\n")
+    write("b.csv", "\n\ntext\nor not\n")
+    write("e.csv", "Hello\nor not\n")
+    assert prepare(["e.csv"], "e", enc).train.tolist() == closed(enc, "or not")
+    assert capsys.readouterr().err.startswith("e.csv: the first row is read as the column's name")
+    write("e.csv", "")
+    assert prepare(["b.csv", "e.csv"], "b", enc, column="1").train.tolist() == closed(enc, "text", "or not")
     write("d.csv", "2,1\nx,y\n")
     assert prepare(["b.csv"], "c", enc).train.tolist() == closed(enc, "or not")
     assert prepare(["d.csv"], "d", enc, column="2").train.tolist() == closed(enc, "x")  # a name comes before a number
@@ -122,12 +127,14 @@ def test_a_folders_files_that_are_not_the_users_text_are_skipped_and_counted(fol
     Path("in/lost.txt").symlink_to("nowhere.txt")
     train, _, _ = prepare(["in"], "out", enc)
     assert train.tolist() == closed(enc, "b", "a", "c")
-    reasons = "folders of training runs (1), hidden files (1), hidden folders (1), links to missing files (1)"
-    notice = f"in: 3 text files are read; skipped: {reasons}, merges.txt of a tokenizer (1)\n"
-    assert capsys.readouterr().err == notice
+    reasons = "files of other formats (1), folders of training runs (1), hidden files (1), hidden folders (1)"
+    reasons += ", links to missing files (1), merges.txt of a tokenizer (1)"
+    assert capsys.readouterr().err == f"in: 3 text files are read; skipped: {reasons}\n"
     assert corpus.find_text_files(["in/.hidden.txt"]) == [Path("in/.hidden.txt")]  # a name is the user's word
     with pytest.raises(FileNotFoundError, match=r"in/gpt2 holds no text files \(skipped: merges"):
         corpus.find_text_files(["in/gpt2"])
+    with pytest.raises(FileNotFoundError, match=r"in/run holds no text files \(skipped: files of a training run"):
+        corpus.find_text_files(["in/run"])
 
 
 def test_a_folder_that_a_link_leads_to_again_is_read_once_under_its_first_name(folder):
@@ -589,7 +596,12 @@ def test_a_model_and_foreign_ids_are_not_overwritten(folder, enc):
             r"a\.pdf has an unknown format; expected a name that ends in \.txt, \.csv, \.jsonl, each also with \.gz",
         ),
         ("a.txt", b"abc", {"files": ["*.csv"]}, r"\*\.csv: no such file; expected a file, a folder or a glob"),
-        ("in/a.md", b"abc", {"files": ["in"]}, r"in holds no text files; expected files that end in \.txt"),
+        (
+            "in/a.md",
+            b"abc",
+            {"files": ["in"]},
+            r"in holds no text files \(skipped: files of other formats \(1\)\); expected",
+        ),
         ("a.txt", b"abc", {"files": []}, "no files are given; expected at least one file, folder or glob"),
         ("a.txt", b"abc", {"val_fraction": 1.0}, r"val_fraction is 1\.0, but must be at least 0 and below 1"),
         ("a.txt", b"abc", {"val_fraction": 0.1, "val_files": ["a.txt"]}, "are both given; give one of them"),

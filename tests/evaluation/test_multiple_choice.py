@@ -72,6 +72,6 @@ def test_one_trace_serves_all_evaluations(model, enc, forbid_traces):
         ({"context": "th", "choices": ["e"], "answer": 0}, 'f: question 1 must be {"context"'),
     ],
 )
-def test_invalid_questions_are_refused_by_their_line(model, enc, question, message):
+def test_invalid_questions_are_refused_by_their_number(model, enc, question, message):
     with pytest.raises(ValueError, match=message):
         choice(model, enc, [question], name="f")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2_tf.files.atomic import atomic_path, atomic_write, made_folder, move_into_place, staging_folder
+from gpt2_tf.files.atomic import atomic_path, atomic_write, move_into_place, new_folder, staging_folder
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -160,12 +160,15 @@ def test_kills_at_any_moment_leave_a_complete_file_and_nothing_that_stays(tmp_pa
 
 def test_a_failed_block_leaves_no_folder_that_it_made(tmp_path):
     (tmp_path / "old").mkdir()
-    for make in (made_folder, staging_folder):
+    for make in (new_folder, staging_folder):
         for target in ("old", "old/new", "new", "a/b/c"):
             with pytest.raises(KeyboardInterrupt), make(tmp_path / target):
                 raise KeyboardInterrupt
         assert [path.name for path in tmp_path.rglob("*")] == ["old"]
-    with pytest.raises(ValueError, match="later"), made_folder(tmp_path / "a/b") as folder:
+    with pytest.raises(ValueError, match="later"), new_folder(tmp_path / "a/b") as folder:
         (folder.parent / "kept").touch()
         raise ValueError("later")
     assert (tmp_path / "a/kept").exists() and not (tmp_path / "a/b").exists()
+    with pytest.raises(OSError, match="name too long"), new_folder(tmp_path / "p/q" / ("x" * 300)):
+        pass
+    assert not (tmp_path / "p").exists()

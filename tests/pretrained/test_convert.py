@@ -159,3 +159,19 @@ def test_a_folder_in_kerasnlps_form_says_how_to_load_it(forms):
     for read in (load, describe):
         with pytest.raises((OSError, ValueError), match="is in KerasNLP's form; convert it first: gpt2-tf convert"):
             read(forms["keras-nlp"])
+
+
+def test_a_file_metadata_json_of_another_program_does_not_make_a_folder_kerasnlps(tiny_folder, tmp_path):
+    convert(tiny_folder, tmp_path / "hf", "hf")
+    (tmp_path / "hf" / "metadata.json").write_text("{}")
+    assert find_form(tmp_path / "hf") == "hf"
+    load(tmp_path / "hf")
+
+
+def test_the_step_of_a_downloaded_size_is_converted(tiny_folder, tmp_path, monkeypatch):
+    """The name of a size stands for its folder in `models_dir`."""
+    folder = tmp_path / "models" / "124M"
+    shutil.copytree(tiny_folder, folder)
+    load(tiny_folder)[0].save_checkpoint(folder, step=7)
+    command = ["convert", "124M", tmp_path / "hf", "--to", "hf", "--step", "7", "--models-dir", tmp_path / "models"]
+    assert main(list(map(str, command))) == 0
