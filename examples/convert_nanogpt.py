@@ -13,6 +13,7 @@ Two differences remain:
 """
 
 import argparse
+import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,13 +93,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         enc = Encoder.from_folder(options.vocabulary)
         hparams, weights = read_nanogpt(options.checkpoint, enc.n_vocab)
+        checkpoint.save(options.folder, weights)
+        hparams.to_json(options.folder / "hparams.json")
+        enc.save(options.folder)
     except (OSError, ValueError) as error:
         print(f"convert_nanogpt.py: error: {error}", file=sys.stderr)
-        return 1
-    checkpoint.save(options.folder, weights)
-    hparams.to_json(options.folder / "hparams.json")
-    enc.save(options.folder)
-    return 0
+    except (LookupError, TypeError, AttributeError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())
+        print(
+            f"convert_nanogpt.py: error: {options.checkpoint} is not a checkpoint of nanoGPT: {reason:.200}",
+            file=sys.stderr,
+        )
+    else:
+        return 0
+    return 1
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ args = parser.parse_args()
 model, enc = gpt2_tf.load(args.model)
 from gpt2_tf import callbacks, dataset, train  # noqa: E402 - after `load`, which imports TensorFlow without its log
 
-with open(args.text, encoding="utf-8") as file:
+with open(args.text, encoding="utf-8-sig", newline="") as file:  # as `gpt2-tf train` reads it
     ids = [*enc.encode(file.read()), enc.end_of_text]
 cut = len(ids) * 9 // 10
 

@@ -65,7 +65,7 @@ def main():
     if args.steps < 1 or args.batch_size < 1:
         parser.error("--steps and --batch-size must be at least 1")
     try:
-        text = args.text.read_text(encoding="utf-8")
+        text = args.text.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         parser.error(f"{args.text} is not UTF-8: {error}")
     if not text:

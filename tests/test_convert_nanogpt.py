@@ -104,6 +104,18 @@ def test_a_model_of_characters_is_refused(torch, tmp_path):
     assert "ckpt.pt has a vocabulary of 320 tokens, but the vocabulary given has 1024" in ran.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow  # for the import of PyTorch
+@pytest.mark.parametrize("stored", [{"weights": 1}, [1], None], ids=["others keys", "a list", "not PyTorch's"])
+def test_another_file_is_named_in_one_line(torch, tiny_folder, tmp_path, stored):
+    path = tmp_path / "ckpt.pt"
+    torch.save(stored, path) if stored else path.write_bytes(b"text")
+    command = [sys.executable, SCRIPT, path, tmp_path / "model", "--vocabulary", tiny_folder]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 1 and not (tmp_path / "model").exists()
+    assert ran.stderr.startswith(f"convert_nanogpt.py: error: {path} is not a checkpoint of nanoGPT: ")
+    assert ran.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["", "ckpt.pt"])
 def test_nanogpts_folder_and_file_are_named_for_what_they_are(tmp_path, name):
     (tmp_path / "ckpt.pt").write_bytes(b"PK")
