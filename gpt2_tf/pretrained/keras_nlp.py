@@ -11,10 +11,17 @@ import keras
 import numpy as np
 
 from encoder import Encoder
-from gpt2_tf.hparams import HParams
+from gpt2_tf.hparams import HParams, json_object
 from gpt2_tf.model.gpt2 import GPT2
 from gpt2_tf.weights import hf_tokenizer
 
+SIZES = {
+    "vocabulary_size": "n_vocab",
+    "max_sequence_length": "n_ctx",
+    "hidden_dim": "n_embd",
+    "num_heads": "n_head",
+    "num_layers": "n_layer",
+}
 VOCABULARY = ("assets/tokenizer/vocabulary.json", "assets/tokenizer/merges.txt")
 
 
@@ -114,9 +121,13 @@ def load_preset(folder: Path) -> tuple[HParams, Callable[[str], np.ndarray], Enc
     Returns:
         The results of `weight_reader`, and the encoder, or None for a folder without a tokenizer.
 
+    Raises:
+        ValueError: the model is no GPT-2, or `config.json` describes far more weights than the folder holds.
+
     Example:
         >>> hparams, read_weight, enc = load_preset(Path("preset"))  # doctest: +SKIP
     """
+    _check_sizes(folder)
     hparams, read_weight = weight_reader(_library().models.GPT2Backbone.from_preset(str(folder)))
     vocabulary, merges = (folder / name for name in VOCABULARY)
     if not vocabulary.exists():
@@ -140,6 +151,21 @@ def save_preset(folder: Path, hparams: HParams, arrays: Iterable[np.ndarray], en
     if enc is not None:
         ids, merges = hf_tokenizer.vocab_and_merges(enc)
         _library().tokenizers.GPT2Tokenizer(vocabulary=ids, merges=merges).save_to_preset(str(folder))
+
+
+def _check_sizes(folder: Path) -> None:
+    """Check `config.json` against the size of the weights. The library would make any model that it describes."""
+    path = folder / "config.json"
+    config = json_object(path).get("config")
+    if not isinstance(config, dict) or not set(SIZES) <= config.keys():
+        return  # another model, which the library or `weight_reader` names
+    try:
+        n_params = HParams(**{ours: config[theirs] for theirs, ours in SIZES.items()}).n_params
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    size = sum(weights.stat().st_size for weights in folder.glob("*.weights.h5"))
+    if n_params > 5 * size:  # a weight has at least 2 bytes; ten times too many are allowed
+        raise ValueError(f"{path} describes a model of {n_params:,} weights, but the weights have {size:,} bytes")
 
 
 def _library() -> ModuleType:

@@ -1,6 +1,7 @@
 """`gpt2-tf convert`: every form into every other, exact to the last bit, with little memory, complete or not at all."""
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -175,3 +176,17 @@ def test_the_step_of_a_downloaded_size_is_converted(tiny_folder, tmp_path, monke
     load(tiny_folder)[0].save_checkpoint(folder, step=7)
     command = ["convert", "124M", tmp_path / "hf", "--to", "hf", "--step", "7", "--models-dir", tmp_path / "models"]
     assert main(list(map(str, command))) == 0
+
+
+@pytest.mark.slow  # for the import of KerasNLP
+def test_a_keras_nlp_folder_that_claims_too_many_weights_is_refused_before_they_are_made(forms, tmp_path):
+    folder = Path(shutil.copytree(forms["keras-nlp"], tmp_path / "huge"))
+    content = json.loads((folder / "config.json").read_text())
+    for sizes, message in (
+        ({"vocabulary_size": 2_000_000_000}, r"describes a model of 32,0.* weights, but"),
+        ({"num_heads": 0}, "config.json: n_head is 0"),
+    ):
+        changed = content | {"config": content["config"] | sizes}
+        (folder / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            convert(folder, tmp_path / "new")
