@@ -249,7 +249,7 @@ def test_a_session_at_a_terminal(terminal):
     start = time.monotonic()
     session.type("\x03")
     session.wait(ends_with("\n> "))
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20  # filling the window would take minutes
     assert session.process.poll() is None
 
     session.type("half a line")

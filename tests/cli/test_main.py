@@ -171,7 +171,7 @@ def test_ctrl_c_ends_a_stream_with_the_text_so_far(environment, long):
             process.kill()
     assert (process.returncode, err) == (130, b"gpt2-tf: interrupted\n")
     assert begun.startswith(b"The") and (begun + out).endswith(b"\n")
-    assert seconds < 3
+    assert seconds < 20  # filling the window takes minutes
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_ctrl_c_ends_a_batch(environment, long):
         finally:
             process.kill()
     assert (process.returncode, out, err) == (130, b"", b"gpt2-tf: interrupted\n")
-    assert seconds < 3
+    assert seconds < 20  # filling the window takes minutes
 
 
 def wait_until(condition) -> None:
