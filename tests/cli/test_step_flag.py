@@ -52,6 +52,7 @@ def test_evaluate(cli, run_folder):
     assert perplexity[0] == pytest.approx(n_vocab) and perplexity[1] != pytest.approx(n_vocab)
 
 
+@pytest.mark.slow
 def test_generate_and_its_journal(cli, run_folder, tmp_path):
     command = ["generate", "the", "--model", run_folder, "--temperature", 0, "--length", 4, "--json"]
     logprobs = [json.loads(cli(*command, "--step", step).out)["logprobs"] for step in (1, 2)]

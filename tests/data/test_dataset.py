@@ -82,6 +82,7 @@ def test_the_same_seed_gives_the_same_batches():
         take(windows(range(99), 8, 4, seed=seed), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1, 5, 23, 1000])
 def test_batches_from_any_step_are_those_of_the_whole_run(start):
     ids = [1, 2, END, 3, 4, 5, 6, END, 7, END] * 5

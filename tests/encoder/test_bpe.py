@@ -199,6 +199,7 @@ text = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [r"\p{L}", r"\p{N}", r"\s"])
 def test_character_classes_are_those_of_the_regex_module(name):
     rust, python = rust_matches(f"{name}+"), set(regex.findall(name, every_character()))

@@ -69,6 +69,7 @@ def assert_same(found, context, expected):
     np.testing.assert_allclose(found.score, [score for score, _ in expected], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("ids, strings", [([], []), ([4], []), ([], [b"ba", b"ac"]), ([4, 3], [b"bb"])])
 def test_with_enough_beams_the_search_is_exhaustive(few, ids, strings, penalty):

@@ -36,6 +36,7 @@ def test_greedy_tokens_are_the_references(model, setting):
     assert sample(model, **setting).tolist() == [expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.3), ("mixed_bfloat16", 0.3)])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_cached_logits_are_the_uncached_of_float32(model, dtype, atol, batch):
@@ -172,6 +173,7 @@ def test_many_models_sample_without_a_warning(caplog, monkeypatch):
     assert "retracing" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_model_is_freed_after_sampling():
     assert is_freed_after(sample, HPARAMS)
 

@@ -176,6 +176,7 @@ def stops_at(model, enc, stop, **settings):
     return zip(whole, generate(model, enc, PROMPTS, length=18, seed=2, stop=stop, **settings), strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 5])
 @pytest.mark.parametrize("first, last", [(0, 1), (3, 6), (7, 8), (17, 18), (16, 18)])
 def test_stop_strings_end_the_text_also_across_tokens(model, enc, first, last, batch_size):
@@ -386,6 +387,7 @@ def test_weights_that_diverged_are_an_error(enc):
             generate(model, enc, "e", length=2, temperature=temperature)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("draft", [None, "lookup"])
 @pytest.mark.parametrize("factor", [-np.inf, np.nan])

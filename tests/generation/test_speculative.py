@@ -54,6 +54,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("which", ["lookup", "itself", "another"])
 def test_the_text_is_the_same_as_without_proposals(model, draft, enc, setting, which):

@@ -109,6 +109,7 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32(mixed, mode
     assert sample_sequence(mixed, length=5, context=[1, 2], seed=1).shape == [1, 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
 def test_other_dtypes_sample(dtype):
     assert sample_sequence(

@@ -61,6 +61,7 @@ def test_new_adapters_leave_the_logits_unchanged(tokens):
     assert {np.any(variable) for name, variable in adapted.adapters().items() if name.endswith("a")} == {True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, rtol", [(None, 1e-5), ("mixed_bfloat16", 0.05)])
 def test_a_step_changes_the_adapters_only(adapted, batch, dtype, rtol):
     """The chain rule gives the adapters' gradients from those of the merged weights.

@@ -110,6 +110,7 @@ def test_padding_has_no_part_in_loss_and_gradients():
     assert not np.any(found(h, wte, targets)[1].numpy()[targets < 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, rtol", [(tf.bfloat16, 2**-7), (tf.float16, 2**-10)], ids=["bfloat16", "float16"])
 def test_16_bit_dtypes_lose_two_roundings(rows, dtype, rtol):
     """The gradients have the dtype, and the sums over the chunks are float32.

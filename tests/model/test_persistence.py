@@ -29,6 +29,7 @@ def test_keras_saving_keeps_the_dtype_policy(tokens, tmp_path):
     np.testing.assert_array_equal(loaded(tokens), model(tokens))
 
 
+@pytest.mark.slow
 def test_keras_saving_keeps_the_compilation(batch, tmp_path):
     """Training resumes exactly: the loaded model takes the same step as the saved one."""
     model = random_model(dataclasses.replace(HPARAMS, n_layer=1), 0.1, remat=True)

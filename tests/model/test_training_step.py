@@ -15,6 +15,7 @@ from gpt2_tf import GPT2, HParams
 from gpt2_tf.model.gpt2 import Block
 
 
+@pytest.mark.slow
 def test_fit_learns():
     keras.utils.set_random_seed(0)
     model = GPT2(HParams(n_vocab=260, n_ctx=8, n_embd=32, n_head=4, n_layer=2, dropout=0.1))
@@ -66,6 +67,7 @@ def test_a_step_on_the_own_loss_equals_a_step_on_keras_loss(tokens):
     assert_same_step(stepped(batch), stepped(batch, loss=keras_loss), 3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 4])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(batch, n):
     """The parts have different numbers of targets. float32 sums in another order differ by 1e-5."""
@@ -97,6 +99,7 @@ def test_remat_computes_each_block_twice(tokens, monkeypatch):
     assert calls == ["h0", "h1", "h2", "h2", "h1", "h0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("settings", [{}, {"grad_accumulation": 2}, {"remat": True}], ids=str)
 def test_mixed_precision_trains(batch, dtype, settings):
@@ -209,6 +212,7 @@ def custom_gradients():
     return {name for name in gradient_registry._registry if name.startswith("CustomGradient")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize(
     "loss", [None, keras.losses.SparseCategoricalCrossentropy(from_logits=True)], ids=["own", "keras"]

@@ -811,6 +811,7 @@ def drip(beginning: bytes, rest: bytes):
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan",
     [

@@ -257,6 +257,7 @@ def test_the_documented_table_of_tensors_is_the_exports(exported):
     assert documented == found
 
 
+@pytest.mark.slow
 def test_from_python_inputs_may_be_lists_and_left_out(exported, lively, enc):
     loaded = tf.saved_model.load(exported)
     answer = loaded.generate(text=["them", "e"], temperature=[0.0])

@@ -36,6 +36,7 @@ def test_warm_up_requests_are_answered_by_every_signature(exported, signatures):
     assert asked == set(signatures)
 
 
+@pytest.mark.slow
 def test_a_grpc_request_and_its_response_keep_their_values(signatures, lively, enc):
     """Both are serialized and parsed, as on their way to a server and back."""
     pytest.importorskip("tensorflow_serving.apis", reason="needs tensorflow-serving-api")

@@ -289,6 +289,7 @@ def test_a_run_whose_folder_is_removed_ends(text, tmp_path):
 # A checkpoint that is hard to find
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
 @pytest.mark.parametrize(
     ("content", "fault"),

@@ -73,6 +73,7 @@ def test_a_saved_folder_holds_openais_files_and_nothing_else(saved):
     assert tf.train.latest_checkpoint(saved[1]) == str(saved[1] / "model.ckpt")
 
 
+@pytest.mark.slow
 def test_the_index_of_a_124m_model_matches_openais(shared, tmp_path):
     """Every entry equals that of OpenAI's index of 124M, except for the checksums of the weights."""
     official = shared / "data" / "official-117M"
@@ -153,6 +154,7 @@ def test_a_wrong_dtype_is_named(saved, folder):
         GPT2.from_checkpoint(folder)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_any_tensor_names_the_tensor(saved, folder):
     path = folder / "model.ckpt.data-00000-of-00001"
     whole = path.read_bytes()

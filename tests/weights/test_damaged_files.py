@@ -160,6 +160,7 @@ def changed_bytes(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "read"),
     [

@@ -23,6 +23,7 @@ def test_transformers_tokenizer_gives_our_ids(copy, enc, transformers, without):
     assert hf_tokenizer.read_encoder(copy, 260).encode(TEXT) == enc.encode(TEXT)
 
 
+@pytest.mark.slow
 def test_openais_vocabulary_survives_the_round_trip_byte_for_byte(shared, tmp_path):
     """`encoder.json` and `vocab.bpe` through `tokenizer.json`, and back."""
     from encoder import Encoder
