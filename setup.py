@@ -33,6 +33,10 @@ setup(
         "tensorflow>=2.20",
         "keras>=3.10",
         "numpy>=1.26",
+        # LiteRT has wheels for these; elsewhere, TensorFlow runs the models.
+        "ai-edge-litert>=2.1.6,<3; (sys_platform == 'linux' and platform_machine in 'x86_64 aarch64') "
+        "or (sys_platform == 'win32' and platform_machine == 'AMD64') "
+        "or (sys_platform == 'darwin' and platform_machine == 'arm64')",
         "filelock>=3.24",  # before, a lock file that is removed could let two processes in
         "ml_dtypes>=0.4",  # NumPy's bfloat16; TensorFlow needs it too
         "google-crc32c>=1.6",

@@ -5,7 +5,9 @@ The packages, from the bottom up. A package imports only from those above it in 
     hparams, files                        sizes of a model; atomic writes, locks, journals, progress bars
     data, weights                         text -> batches; OpenAI's and Hugging Face's files
     model                                 the network
-    generation, pretrained                logits -> text; names and folders -> models
+    generation                            logits -> text
+    litert                                the model on LiteRT, without TensorFlow
+    pretrained                            names and folders -> models
     training, evaluation, serving         fine-tuning; benchmarks; exported models
     cli                                   the command `gpt2-tf`
 """

@@ -27,6 +27,15 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory) -> Iterator[Path]:
+    """The user's cache folder, which the tests must not fill."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["GPT2_TF_CACHE"] = str(folder)
+    yield folder
+    del os.environ["GPT2_TF_CACHE"]
+
+
 @pytest.fixture
 def unwritable() -> Iterator[Path]:
     """A folder in which this process may write nothing; root, whom nothing stops, is nobody meanwhile."""

@@ -45,7 +45,8 @@ PUBLIC = {
 def names():
     """What an example may use without importing it."""
     model, enc = gpt2_tf.load("shakespeare")
-    return {"model": model, "enc": enc}
+    engine, _ = gpt2_tf.load("shakespeare", engine="litert")
+    return {"model": model, "enc": enc, "engine": engine}
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))

@@ -16,7 +16,9 @@ FLOORS = [
     {"encoder", "gpt2_tf.hparams"},
     {"gpt2_tf.data", "gpt2_tf.weights"},
     {"gpt2_tf.model"},
-    {"gpt2_tf.generation", "gpt2_tf.pretrained"},
+    {"gpt2_tf.generation"},
+    {"gpt2_tf.litert"},
+    {"gpt2_tf.pretrained"},
     {"gpt2_tf.training", "gpt2_tf.evaluation", "gpt2_tf.serving"},
     {"gpt2_tf"},  # the public names
     {"gpt2_tf.cli"},

@@ -8,13 +8,16 @@ from gpt2_tf.cli.flags import (
     BUNDLED,
     WHOLE_NUMBER,
     add_allow_special_flag,
+    add_engine_flags,
     add_model_flags,
     add_output_flags,
     allow_special_setting,
     apply_allow_special,
     check_shard,
+    engine_settings,
     model_name,
     print_shard_notice,
+    weights_setting,
 )
 from gpt2_tf.cli.inputs import read_file, read_plain_text
 from gpt2_tf.cli.parser import add_command
@@ -92,6 +95,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         )
         add_allow_special_flag(group)
         add_model_flags(task_parser)
+        add_engine_flags(task_parser)
         add_output_flags(task_parser)
 
 
@@ -105,16 +109,17 @@ def run(args: argparse.Namespace) -> None:
     text = read_plain_text(args.file) if args.task == "perplexity" else read_file(args.file)
     settings = {key: getattr(args, key) for key in ("window", "stride", "batch_size") if hasattr(args, key)}
     model_dir = find_model_dir(model_name(args), args.models_dir)
+    engine = engine_settings(args)
     model_fingerprint = fingerprint(model_dir, args.step)
     journal = None
     if args.out is not None:
         work = {"task": args.task, "text": sha256(text.encode()), "model": model_fingerprint, **settings}
-        work |= allow_special_setting(args)
+        work |= allow_special_setting(args) | weights_setting(args)
         journal = Journal(args.out, work, 0, args.shard)
     with journal or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load
 
-        model, enc = load(model_dir, step=args.step)
+        model, enc = load(model_dir, step=args.step, **engine)
         from gpt2_tf.evaluation.report import report
 
         if args.task == "perplexity" and "\r\n" in text:
@@ -122,7 +127,7 @@ def run(args: argparse.Namespace) -> None:
         results = report(model, apply_allow_special(args, enc), args.task, text, name, settings, journal)
         if results is not None:  # None where other shards have still to finish
             results["model"] = {"name": args.model or BUNDLED, "digest": model_fingerprint, **results["model"]}
-            results["settings"] |= allow_special_setting(args)
+            results["settings"] |= allow_special_setting(args) | weights_setting(args)
             lines = json.dumps(results, indent=2)
             if journal is None:
                 print(lines)

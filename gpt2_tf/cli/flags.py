@@ -4,7 +4,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt2_tf.cli.terminal import print_notice
 from gpt2_tf.files import shard
@@ -127,6 +127,52 @@ def model_name(args: argparse.Namespace, notice: str = BUNDLED_NOTICE) -> str:
         print_notice(notice)
         return BUNDLED
     return args.model
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `--engine`, `--weights` and `--threads`."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--engine",
+        choices=("auto", "litert", "tensorflow"),
+        default="auto",
+        metavar="NAME",
+        help="what runs the model: litert is quick to start and fast on CPUs, tensorflow also uses GPUs; auto takes "
+        "litert where it is installed and no GPU is visible (default: auto)",
+    )
+    group.add_argument(
+        "--weights",
+        choices=("float32", "int8"),
+        default="float32",
+        metavar="TYPE",
+        help="float32, or int8 on litert: a quarter of the memory, about three times as fast, and other texts of "
+        "nearly the same quality (default: float32)",
+    )
+    group.add_argument(
+        "--threads",
+        type=WHOLE_NUMBER,
+        metavar="N",
+        help="threads of litert, at least 1 (default: as many as the process may use)",
+    )
+
+
+def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of `add_engine_flags` as keyword arguments of `load`.
+
+    Raises:
+        ImportError, ValueError: as `choose_engine`.
+    """
+    from gpt2_tf.pretrained.engines import choose_engine
+
+    engine = args.engine
+    if engine == "auto" and args.weights == "float32" and getattr(args, "draft_model", None) is not None:
+        engine = "tensorflow"  # only this engine takes a draft
+    return {"engine": choose_engine(engine, args.weights), "weights": args.weights, "threads": args.threads}
+
+
+def weights_setting(args: argparse.Namespace) -> dict[str, str]:
+    """`--weights` as a setting of a journal or report; empty for float32, so that journals of before still fit."""
+    return {"weights": args.weights} if args.weights != "float32" else {}
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

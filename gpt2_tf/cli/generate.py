@@ -8,13 +8,16 @@ from pathlib import Path
 from gpt2_tf.cli.flags import (
     WHOLE_NUMBER,
     add_allow_special_flag,
+    add_engine_flags,
     add_model_flags,
     add_output_flags,
     allow_special_setting,
     apply_allow_special,
     check_shard,
+    engine_settings,
     model_name,
     print_shard_notice,
+    weights_setting,
 )
 from gpt2_tf.cli.inputs import read_argument, read_plain_text
 from gpt2_tf.cli.parser import add_command
@@ -57,6 +60,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     add_sampling_flags(parser)
     add_model_flags(parser)
+    add_engine_flags(parser)
     add_speed_flags(parser)
     output = add_output_flags(parser)
     output.add_argument(
@@ -100,20 +104,21 @@ def run(args: argparse.Namespace) -> None:
     settings["batch_size"] = args.batch_size if args.draft_model is None else 1
     # Importing TensorFlow takes seconds, so mistakes are reported before it.
     model_dir = find_model_dir(model_name(args), args.models_dir)
+    engine = engine_settings(args)
     draft = args.draft_model
     if draft not in (None, "lookup"):
         draft = find_model_dir(draft, args.models_dir)
     journal = None
     if args.out is not None:
         draft_identity = fingerprint(draft) if isinstance(draft, Path) else draft
-        work = settings | {"draft": draft_identity} | allow_special_setting(args)
+        work = settings | {"draft": draft_identity} | allow_special_setting(args) | weights_setting(args)
         journal = batch.open_journal(args.out, prompts, model_dir, work, args.shard, args.step)
     with journal or contextlib.nullcontext(), interrupt.reliable_ctrl_c():
         from gpt2_tf import load, stream
 
-        model, enc = load(model_dir, step=args.step)
+        model, enc = load(model_dir, step=args.step, **engine)
         enc = apply_allow_special(args, enc)
-        settings["draft"] = load(draft)[0] if isinstance(draft, Path) else draft
+        settings["draft"] = load(draft, **engine)[0] if isinstance(draft, Path) else draft
         if journal is None and len(prompts) == args.nsamples == 1 and not args.json:
             print_stream(prompts[0] or "", stream(model, enc, prompts[0], **settings))
         else:

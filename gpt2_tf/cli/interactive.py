@@ -7,7 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpt2_tf.cli.flags import add_allow_special_flag, add_model_flags, apply_allow_special, model_name
+from gpt2_tf.cli.flags import (
+    add_allow_special_flag,
+    add_engine_flags,
+    add_model_flags,
+    apply_allow_special,
+    engine_settings,
+    model_name,
+)
 from gpt2_tf.cli.parser import add_command
 from gpt2_tf.cli.sampling_flags import (
     SETTINGS,
@@ -57,17 +64,19 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     add_allow_special_flag(parser)
     add_sampling_flags(parser, SESSION_SETTINGS)
     add_model_flags(parser)
+    add_engine_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Load the model and answer lines until the session ends."""
     from gpt2_tf.pretrained.load import find_model_dir
 
+    engine = engine_settings(args)
     model_dir = find_model_dir(model_name(args), args.models_dir)
     with interrupt.reliable_ctrl_c():
         from gpt2_tf import load
 
-        model, enc = load(model_dir, step=args.step)
+        model, enc = load(model_dir, step=args.step, **engine)
     enc = apply_allow_special(args, enc)
     answer_lines(Session(model, enc, settings_from_flags(args, SESSION_SETTINGS)))
 

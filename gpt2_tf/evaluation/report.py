@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from encoder import Encoder
 from gpt2_tf.evaluation.examples import read_examples
@@ -11,14 +11,18 @@ from gpt2_tf.evaluation.lambada import lambada
 from gpt2_tf.evaluation.multiple_choice import choice
 from gpt2_tf.evaluation.perplexity import perplexity, resolve_window
 from gpt2_tf.files.journal import Journal
-from gpt2_tf.model.gpt2 import GPT2
+from gpt2_tf.generation.engine import Engine
 from gpt2_tf.pretrained.load import sha256
 
-LIBRARIES = ("gpt2-tf", "tensorflow", "keras", "numpy", "tiktoken")  # those that the numbers depend on
+if TYPE_CHECKING:
+    from gpt2_tf.model.gpt2 import GPT2
+
+# The libraries that the numbers depend on.
+LIBRARIES = ("gpt2-tf", "tensorflow", "keras", "ai-edge-litert", "numpy", "tiktoken")
 
 
 def report(
-    model: GPT2,
+    model: "GPT2 | Engine",
     enc: Encoder,
     task: str,
     text: str,
@@ -29,7 +33,7 @@ def report(
     """Evaluate a model on a file's text, with a progress bar on stderr.
 
     Args:
-        model: the model to evaluate.
+        model: the model to evaluate, a GPT2 or an Engine.
         enc: its encoder.
         task: "perplexity", "lambada" or "choice".
         text: the file's content.
@@ -66,10 +70,15 @@ def report(
         "task": task,
         "results": results,
         "settings": dict(settings),
-        "model": {**model.hparams.to_dict(), "dtype": model.dtype_policy.name},
+        "model": {**model.hparams.to_dict(), "dtype": _dtype(model)},
         "file": {"name": name, "bytes": len(content), "digest": sha256(content)},
         "versions": installed_versions(),
     }
+
+
+def _dtype(model: "GPT2 | Engine") -> str:
+    """The type in which the model computes."""
+    return model.dtype_policy.name if hasattr(model, "dtype_policy") else "float32"
 
 
 def installed_versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from gpt2_tf.files import interrupt
-from gpt2_tf.generation.engine import STEPS_PER_CHUNK, Chunk
+from gpt2_tf.generation.engine import STEPS_PER_CHUNK, Chunk, check_logprobs
 from gpt2_tf.generation.noise import UniformNoise
 from gpt2_tf.generation.sampler import Filter, History, Sampler, sampler_specs
 from gpt2_tf.generation.stop_strings import STOPPED
@@ -301,28 +301,6 @@ def extend_rows(
             state = state.select_rows(np.flatnonzero(active))
         if state.tokens.shape[1] > n_ctx:
             state = None
-
-
-def check_logprobs(logprobs: Sequence[float] | tf.Tensor) -> None:
-    """Raise ValueError for a log-probability that is not finite.
-
-    `Sampler.sample_token` gives inf where the filters left no token. NaN comes from weights that have diverged.
-
-    Example:
-        >>> check_logprobs([-0.5, float("nan")])
-        Traceback (most recent call last):
-        ValueError: the model's logits are not finite: ...
-    """
-    if np.isposinf(logprobs).any():
-        raise ValueError(
-            "no token is left to choose: every logit is -inf or one is NaN; check what filters, logit_bias and "
-            "repetition_penalty do to the logits"
-        )
-    if not np.isfinite(logprobs).all():
-        raise ValueError(
-            "the model's logits are not finite: its weights are damaged or their training diverged; "
-            "load an earlier checkpoint"
-        )
 
 
 def left_pad(rows: Sequence[Sequence[int]]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -175,6 +175,28 @@ class Engine(Protocol):
         ...
 
 
+def check_logprobs(logprobs: Sequence[float] | np.ndarray) -> None:
+    """Raise ValueError for a log-probability that is not finite.
+
+    A sampler gives inf where the filters left no token. NaN comes from weights that have diverged.
+
+    Example:
+        >>> check_logprobs([-0.5, float("nan")])
+        Traceback (most recent call last):
+        ValueError: the model's logits are not finite: ...
+    """
+    if np.isposinf(logprobs).any():
+        raise ValueError(
+            "no token is left to choose: every logit is -inf or one is NaN; check what filters, logit_bias and "
+            "repetition_penalty do to the logits"
+        )
+    if not np.isfinite(logprobs).all():
+        raise ValueError(
+            "the model's logits are not finite: its weights are damaged or their training diverged; "
+            "load an earlier checkpoint"
+        )
+
+
 def as_engine(model: "GPT2 | Engine") -> Engine:
     """Return an Engine unchanged, and a GPT2 wrapped in a `TensorFlowEngine`.
 

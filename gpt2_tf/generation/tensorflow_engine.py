@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from gpt2_tf.generation.beam_decoding import search_beams
-from gpt2_tf.generation.decoding import Proposer, check_logprobs, extend_rows, left_pad
-from gpt2_tf.generation.engine import LOOKUP, STEPS_PER_CHUNK, Beam, Chunk, Engine, Likelihood, Row
+from gpt2_tf.generation.decoding import Proposer, extend_rows, left_pad
+from gpt2_tf.generation.engine import LOOKUP, STEPS_PER_CHUNK, Beam, Chunk, Engine, Likelihood, Row, check_logprobs
 from gpt2_tf.generation.noise import UniformNoise
 from gpt2_tf.generation.params import SamplingParams
 from gpt2_tf.generation.sampler import Sampler, make_sampler

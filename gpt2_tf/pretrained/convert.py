@@ -108,6 +108,27 @@ def find_form(folder: Path, step: int | None = None) -> str:
     return "keras-nlp" if huggingface.is_keras_nlp_folder(folder) else "hf"
 
 
+def open_weights(folder: Path, step: int | None = None) -> tuple[HParams, Callable[[str], np.ndarray]]:
+    """Open the weights of a folder in OpenAI's or Hugging Face's form. None is read yet.
+
+    Returns:
+        The model's sizes, and a function that reads the weight of OpenAI's name, as float32 in OpenAI's shape.
+
+    Example:
+        >>> hparams, read_weight = open_weights(find_model_dir("shakespeare"))
+        >>> read_weight("model/wte").shape
+        (1024, 256)
+    """
+    if huggingface.is_huggingface_folder(folder):
+        hparams = huggingface.read_hparams(folder)
+        tensors = huggingface.read_tensors(folder, hparams)
+    else:
+        hparams = HParams.from_json(folder / "hparams.json")
+        checkpoint.check_parameter_count(folder, hparams.n_params, step)
+        tensors = checkpoint.read_tensors(folder, hparams.shapes, step)
+    return hparams, lambda name: np.asarray(tensors[name])
+
+
 def _open_source(folder: Path, step: int | None) -> Source:
     form = find_form(folder, step)
     if form in ("hf", "keras-nlp"):
@@ -118,16 +139,13 @@ def _open_source(folder: Path, step: int | None) -> Source:
 
         source = Source(form, *keras_nlp.load_preset(folder))
     elif form == "hf":
-        hparams = huggingface.read_hparams(folder)
-        tensors = huggingface.read_tensors(folder, hparams)
+        hparams, read_weight = open_weights(folder, step)
         enc = hf_tokenizer.read_encoder(folder, hparams.n_vocab) if hf_tokenizer.has_tokenizer(folder) else None
-        source = Source(form, hparams, lambda name: np.asarray(tensors[name]), enc)
+        source = Source(form, hparams, read_weight, enc)
     else:
-        hparams = HParams.from_json(folder / "hparams.json")
-        checkpoint.check_parameter_count(folder, hparams.n_params, step)
-        tensors = checkpoint.read_tensors(folder, hparams.shapes, step)
+        hparams, read_weight = open_weights(folder, step)
         enc = Encoder.from_folder(folder) if _any_exists(folder, VOCABULARY) else None
-        source = Source(form, hparams, lambda name: np.asarray(tensors[name]), enc, _step(folder, step) or 0)
+        source = Source(form, hparams, read_weight, enc, _step(folder, step) or 0)
     if source.enc and source.enc.n_vocab != source.hparams.n_vocab:
         raise ValueError(
             f"{folder}: the vocabulary has {source.enc.n_vocab} tokens, but n_vocab is {source.hparams.n_vocab}"

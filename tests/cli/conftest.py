@@ -63,17 +63,17 @@ def tiny(tiny_folder):
 
 @pytest.fixture
 def loaded(tiny, tiny_folder, monkeypatch):
-    """The tiny model and its encoder, which commands get too instead of loading it for seconds."""
+    """The tiny model on TensorFlow and its encoder, which commands get too instead of loading it for seconds."""
     load = gpt2_tf.load
-    monkeypatch.setattr(
-        gpt2_tf,
-        "load",
-        lambda model, step=None: tiny if str(model) == str(tiny_folder) and step is None else load(model, step=step),
-    )
+
+    def load_quickly(model, step=None, **engine):
+        return tiny if str(model) == str(tiny_folder) and step is None else load(model, step=step, **engine)
+
+    monkeypatch.setattr(gpt2_tf, "load", load_quickly)
     return tiny
 
 
 @pytest.fixture
 def copy(tiny_folder, tmp_path) -> Path:
     """A copy of the tiny model's folder, which a test may damage."""
-    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy", ignore=shutil.ignore_patterns("litert")))

@@ -156,8 +156,9 @@ def long(copy):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_a_stream_with_the_text_so_far(environment, long):
-    command = [*ENDLESS, "--model", long]
+@pytest.mark.parametrize("engine", ["tensorflow", "litert"])
+def test_ctrl_c_ends_a_stream_with_the_text_so_far(environment, long, engine):
+    command = [*ENDLESS, "--model", long, "--engine", engine]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             begun = os.read(process.stdout.fileno(), 3)
@@ -176,12 +177,13 @@ def test_ctrl_c_ends_a_stream_with_the_text_so_far(environment, long):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
-def test_ctrl_c_ends_a_batch(environment, long):
-    command = [*ENDLESS, "--model", long, "--nsamples", "2"]
+@pytest.mark.parametrize(("engine", "library"), [("tensorflow", "tensorflow"), ("litert", "libLiteRt")])
+def test_ctrl_c_ends_a_batch(environment, long, engine, library):
+    command = [*ENDLESS, "--model", long, "--nsamples", "2", "--engine", engine]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             maps = Path(f"/proc/{process.pid}/maps")
-            wait_until(lambda: "tensorflow" in maps.read_text())
+            wait_until(lambda: library in maps.read_text())
             time.sleep(8)  # long enough to import, trace and enter the loop
             assert process.poll() is None
             start = time.monotonic()
@@ -203,7 +205,7 @@ def wait_until(condition) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
 def test_ctrl_c_while_tensorflow_is_imported(environment, tiny_folder):
-    command = [sys.executable, "-m", "gpt2_tf", "generate", "x", "--model", tiny_folder]
+    command = [sys.executable, "-m", "gpt2_tf", "generate", "x", "--model", tiny_folder, "--engine", "tensorflow"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             maps = Path(f"/proc/{process.pid}/maps")

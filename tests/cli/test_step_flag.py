@@ -85,5 +85,5 @@ def test_export_and_interactive(cli, run_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(saved_model, "export", lambda model, *_, **__: models.append(model))
     monkeypatch.setattr(interactive, "answer_lines", lambda session: models.append(session.model))
     assert cli("export", tmp_path, "--model", run_folder, "--step", 1).status == 0
-    assert cli("interactive", "--model", run_folder, "--step", 1).status == 0
+    assert cli("interactive", "--model", run_folder, "--step", 1, "--engine", "tensorflow").status == 0
     assert len(models) == 2 and not any(np.any(weight) for model in models for weight in model.weights)
