@@ -84,7 +84,8 @@ def test_tensorflow_is_silent(environment, tiny_folder, tmp_path):
 @pytest.mark.slow
 def test_tensorflow_messages_can_be_turned_on(process, tiny_folder):
     ran = process(
-        "generate", "--model", tiny_folder, "x", "--length", "3", "--seed", "1", env={"TF_CPP_MIN_LOG_LEVEL": "0"}
+        *("generate", "--model", tiny_folder, "x", "--length", "3", "--seed", "1", "--engine", "tensorflow"),
+        env={"TF_CPP_MIN_LOG_LEVEL": "0"},
     )
     assert ran.returncode == 0
     assert ran.stdout.startswith(b"x")

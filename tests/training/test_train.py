@@ -56,7 +56,8 @@ def test_generate_takes_the_folder_of_a_run(text, tmp_path, capfd):
         f"gpt2-tf: done; `gpt2-tf generate --model {out}` samples from the trained model"
     )
     for folder in (out, f"{out}/best"):
-        assert main(["generate", "12 times", "--model", folder, "--length", "5", "--seed", "1", "--json"]) == 0
+        flags = ["--length", "5", "--seed", "1", "--json", "--engine", "tensorflow"]
+        assert main(["generate", "12 times", "--model", folder, *flags]) == 0
         completion = json.loads(capfd.readouterr().out)
         model, enc = load(folder)
         assert completion == generate(model, enc, "12 times", length=5, seed=1)[0]._asdict()
