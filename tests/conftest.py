@@ -31,9 +31,11 @@ def shared() -> Path:
 def user_cache(tmp_path_factory) -> Iterator[Path]:
     """The user's cache folder, which the tests must not fill."""
     folder = tmp_path_factory.mktemp("cache")
-    os.environ["GPT2_TF_CACHE"] = str(folder)
-    yield folder
-    del os.environ["GPT2_TF_CACHE"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+            patch.setenv(name, str(folder))
+        patch.delenv("GPT2_TF_CACHE", raising=False)
+        yield folder
 
 
 @pytest.fixture

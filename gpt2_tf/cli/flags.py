@@ -157,7 +157,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags of `add_engine_flags` as keyword arguments of `load`.
+    """Check the flags of `add_engine_flags`, and return them as keyword arguments of `load`.
 
     Raises:
         ImportError, ValueError: as `choose_engine`.
@@ -167,7 +167,8 @@ def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
     engine = args.engine
     if engine == "auto" and args.weights == "float32" and getattr(args, "draft_model", None) is not None:
         engine = "tensorflow"  # only this engine takes a draft
-    return {"engine": choose_engine(engine, args.weights), "weights": args.weights, "threads": args.threads}
+    choose_engine(engine, args.weights, args.threads)
+    return {"engine": engine, "weights": args.weights, "threads": args.threads}
 
 
 def weights_setting(args: argparse.Namespace) -> dict[str, str]:

@@ -33,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print one line per fact; nothing is downloaded."""
-    from gpt2_tf.pretrained.engines import clear_kept, describe_kept
+    from gpt2_tf.litert.kept import clear_kept, describe_kept
     from gpt2_tf.pretrained.load import describe
 
     facts = describe(args.model or BUNDLED, args.models_dir, args.step)

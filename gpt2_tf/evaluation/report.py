@@ -11,7 +11,7 @@ from gpt2_tf.evaluation.lambada import lambada
 from gpt2_tf.evaluation.multiple_choice import choice
 from gpt2_tf.evaluation.perplexity import perplexity, resolve_window
 from gpt2_tf.files.journal import Journal
-from gpt2_tf.generation.engine import Engine
+from gpt2_tf.generation.engine import Engine, as_engine
 from gpt2_tf.pretrained.load import sha256
 
 if TYPE_CHECKING:
@@ -70,15 +70,16 @@ def report(
         "task": task,
         "results": results,
         "settings": dict(settings),
-        "model": {**model.hparams.to_dict(), "dtype": _dtype(model)},
+        "model": {**model.hparams.to_dict(), **_engine(model)},
         "file": {"name": name, "bytes": len(content), "digest": sha256(content)},
         "versions": installed_versions(),
     }
 
 
-def _dtype(model: "GPT2 | Engine") -> str:
-    """The type in which the model computes."""
-    return model.dtype_policy.name if hasattr(model, "dtype_policy") else "float32"
+def _engine(model: "GPT2 | Engine") -> dict[str, str]:
+    """What runs the model, and the type of its weights."""
+    engine = as_engine(model)
+    return {"engine": getattr(engine, "name", type(engine).__name__), "dtype": getattr(engine, "dtype", "float32")}
 
 
 def installed_versions() -> dict[str, str]:

@@ -31,11 +31,13 @@ class TensorFlowEngine:
         True
     """
 
+    name = "tensorflow"
+
     def __init__(self, model: GPT2):
         if not isinstance(model, GPT2):
             raise TypeError(f"the model is {model!r:.60}, but must be a GPT2 or an Engine; gpt2_tf.load returns a GPT2")
         self.model = model
-        self.hparams = model.hparams
+        self.hparams, self.dtype = model.hparams, model.dtype_policy.name
 
     def extend(
         self,

@@ -1,16 +1,20 @@
 """Runs a model on LiteRT: tokens -> logits, for one text or for a batch of texts, with a KV cache that grows."""
 
+import contextlib
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from gpt2_tf.hparams import HParams
 from gpt2_tf.litert import graph_files
 from gpt2_tf.litert.graph import Signature
 from gpt2_tf.litert.runtime import KVCache, Program
 
-BATCHES = (1, 2, 4, 8, 16)  # the batches that have graphs; a batch between two of them is filled up
+BATCHES = (1, 2, 4, 8, 16)  # the batches that have graphs; a batch between two of them is padded
 MAX_BATCH = BATCHES[-1]
 SMALLEST_CAPACITY = 128  # then doubled up to n_ctx, because a short text in a small cache reads less memory
 MASKED = np.float32(-1e30)
@@ -20,7 +24,9 @@ class Decoder:
     """A model's graphs, ready to run.
 
     Args:
-        folder: a folder that `graph_files.prepare` has filled.
+        folder: a folder that `graph_files.prepare` has filled, for the same `hparams` and `weights`.
+        hparams: the model's sizes.
+        weights: how the weights are stored, "float32" or "int8".
         threads: how many threads compute.
 
     Example:
@@ -29,11 +35,11 @@ class Decoder:
         (1, 1024)
     """
 
-    def __init__(self, folder: Path, threads: int):
-        self.folder, self.threads = folder, threads
-        self.hparams, self.weights = graph_files.read_sizes(folder)
+    def __init__(self, folder: Path, hparams: HParams, weights: str, threads: int):
+        self.folder, self.hparams, self.weights, self.threads = folder, hparams, weights, threads
         self.programs: dict[tuple[str, int, int], Program] = {}
-        first = graph_files.graph_file(folder, "decode", 1, self.capacity(1))
+        self.lock = threading.Lock()  # threads that need the same program load it once
+        first = self._graph_file("decode", 1, self.capacity(1))
         self.weight_cache = graph_files.weight_cache(folder, lambda path: self._load(first, path))
 
     def capacity(self, columns: int) -> int:
@@ -46,10 +52,15 @@ class Decoder:
     def program(self, kind: str, batch: int, capacity: int) -> Program:
         """Return the graphs of this kind, batch and capacity. They are loaded when they are first needed."""
         key = (kind, batch, capacity)
-        if key not in self.programs:
-            path = graph_files.graph_file(self.folder, *key)
-            self.programs[key] = self._load(path, self.weight_cache)
-        return self.programs[key]
+        with self.lock:
+            if key not in self.programs:
+                self.programs[key] = self._load(self._graph_file(*key), self.weight_cache)
+                with contextlib.suppress(OSError):  # says that the folder is in use; it may be read-only
+                    os.utime(self.folder)
+            return self.programs[key]
+
+    def _graph_file(self, kind: str, batch: int, capacity: int) -> Path:
+        return graph_files.graph_file(self.folder, self.hparams, self.weights, kind, batch, capacity)
 
     def _load(self, path: Path, weight_cache: Path) -> Program:
         return Program(path, self.hparams.n_vocab, self.threads, weight_cache)
@@ -67,7 +78,7 @@ class Decoder:
     ) -> np.ndarray | None:
         """Run a graph on one row of at most `signature.seq` tokens. Returns their logits, if any, [tokens, n_vocab].
 
-        A shorter row is filled up. What that writes into the cache is masked, and overwritten by the next tokens.
+        A shorter row is padded. What the padding writes into the cache is masked, and overwritten by the next tokens.
         """
         seq, n = signature.seq, len(tokens)
         columns = np.arange(signature.capacity)
@@ -136,7 +147,6 @@ class Batch:
     """
 
     def __init__(self, decoder: Decoder, texts: Sequence[Sequence[int]]):
-        self.decoder = decoder
         self.decoder, self.last_tokens = decoder, [text[-1] for text in texts]
         caches = [decoder.prefill(text[:-1], decoder.capacity(len(text))) for text in texts]
         if len(texts) == 1:

@@ -20,6 +20,10 @@ class LiteRTEngine:
     Args:
         decoder: the model's graphs.
 
+    Attributes:
+        hparams: the model's hyperparameters.
+        dtype: the type of the weights, "float32" or "int8".
+
     Example:
         >>> from gpt2_tf import generate, load
         >>> engine, enc = load("shakespeare", engine="litert")
@@ -28,8 +32,10 @@ class LiteRTEngine:
         True
     """
 
+    name = "litert"
+
     def __init__(self, decoder: Decoder):
-        self.decoder, self.hparams = decoder, decoder.hparams
+        self.decoder, self.hparams, self.dtype = decoder, decoder.hparams, decoder.weights
 
     def extend(
         self,

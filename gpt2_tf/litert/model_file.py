@@ -17,9 +17,9 @@ from gpt2_tf.files.atomic import atomic_path
 from gpt2_tf.hparams import HParams
 from gpt2_tf.litert import graph
 from gpt2_tf.litert.graph import Builder, Signature, Type, Weight
+from gpt2_tf.litert.kept import WEIGHTS
 
 ALIGNMENT = 64  # bytes; LiteRT demands 16, and vectors of AVX-512 have 64
-WEIGHTS = "weights.bin"
 SIZES = {"float32": 4, "int8": 1}
 TYPES = {"float32": Type.FLOAT32, "int8": Type.INT8}
 

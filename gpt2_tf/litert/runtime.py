@@ -1,10 +1,11 @@
 """Runs graphs by LiteRT's `CompiledModel`: NumPy arrays in, NumPy arrays out, and a KV cache that stays in place."""
 
-import atexit
 import contextlib
+import ctypes
 import functools
 import importlib.util
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,22 +13,25 @@ import numpy as np
 
 from gpt2_tf.litert.graph import Signature
 
+_stderr_lock = threading.Lock()
+
 
 @contextlib.contextmanager
 def without_litert_noise() -> Iterator[None]:
-    """Discard what LiteRT's C++ code writes to stderr. Exceptions are raised as usual.
+    """Discard what the process writes to stderr, such as the notices of LiteRT's C++ code.
 
     Example:
         >>> with without_litert_noise():
         ...     _ = os.write(2, b"INFO: ...")
     """
-    stderr = os.dup(2)
-    discard_stderr()
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+    with _stderr_lock, open(os.devnull, "wb") as devnull:  # two threads could put back each other's stderr
+        stderr = os.dup(2)
+        os.dup2(devnull.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 @functools.cache
@@ -44,21 +48,8 @@ def environment() -> object:
 
     # The first buffer makes a second environment, and writes about it.
     TensorBuffer.create_from_host_memory(np.zeros(16, np.float32)).write(np.zeros(16, np.float32))
-    # At the end of the process, C++ writes about the end of the environments, after all of Python has ended.
-    atexit.register(discard_stderr)
     package = importlib.util.find_spec("ai_edge_litert").submodule_search_locations[0]
     return Environment.create(options=EnvironmentOptions(runtime_path=package))
-
-
-def discard_stderr() -> None:
-    """Discard what this process writes to stderr from now on.
-
-    Example:
-        >>> atexit.register(discard_stderr).__name__
-        'discard_stderr'
-    """
-    with open(os.devnull, "wb") as devnull:
-        os.dup2(devnull.fileno(), 2)
 
 
 class KVCache:
@@ -115,7 +106,9 @@ class Program:
 
             cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(weight_cache))
             self.model = CompiledModel.from_file(str(path), environment=environment(), options=Options(cpu_options=cpu))
+            _close_stderr_at_exit()
         self.inputs: dict[str, dict[str, object]] = {}  # of each signature: its own buffers, by name
+        self.lock = threading.Lock()  # the buffers are shared, so only one thread runs the graphs at a time
 
     def new_cache(self, signature: Signature) -> KVCache:
         """Return a cache for this signature and for others of the same batch and capacity, filled with zeros.
@@ -132,23 +125,36 @@ class Program:
     def run(self, signature: Signature, cache: KVCache, inputs: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Run a graph. The cache is extended in place. Returns the logits, float32 [batch, seq, n_vocab], if any."""
         name = signature.name
-        if name not in self.inputs:
-            self.inputs[name] = {key: self.model.create_input_buffer_by_name(name, key) for key in inputs}
+        with self.lock:
+            if name not in self.inputs:
+                self.inputs[name] = {key: self.model.create_input_buffer_by_name(name, key) for key in inputs}
+                if signature.logits:
+                    self.inputs[name]["logits"] = self.model.create_output_buffer_by_name(name, "logits")
+            buffers = dict(self.inputs[name])
+            outputs = dict(cache.buffers)
             if signature.logits:
-                self.inputs[name]["logits"] = self.model.create_output_buffer_by_name(name, "logits")
-        buffers = dict(self.inputs[name])
-        outputs = dict(cache.buffers)
-        if signature.logits:
-            outputs["logits"] = buffers.pop("logits")
-        for key, array in inputs.items():
-            buffers[key].write(array)
-        self.model.run_by_name(name, buffers | cache.buffers, outputs)
-        if not signature.logits:
-            return None
-        shape = [signature.batch, signature.seq, -1]
-        size = signature.batch * signature.seq * self.n_vocab
-        return outputs["logits"].read(size, np.float32).reshape(shape)
+                outputs["logits"] = buffers.pop("logits")
+            for key, array in inputs.items():
+                buffers[key].write(array)
+            self.model.run_by_name(name, buffers | cache.buffers, outputs)
+            if not signature.logits:
+                return None
+            shape = [signature.batch, signature.seq, -1]
+            size = signature.batch * signature.seq * self.n_vocab
+            return outputs["logits"].read(size, np.float32).reshape(shape)
 
     def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         details = self.model.get_input_tensor_details(name)
         return {key: tuple(detail["shape"]) for key, detail in details.items()}
+
+
+@functools.cache
+def _close_stderr_at_exit() -> None:
+    """Close stderr after Python has ended and before LiteRT's destructors, which write about themselves.
+
+    `__cxa_atexit(close, 2)` of the C library does both: what is registered last is called first, and Python's own
+    `atexit` functions have run by then. Where there is no such function, the lines are seen.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        library = ctypes.CDLL(None)
+        library.__cxa_atexit(library.close, ctypes.c_void_p(2), None)

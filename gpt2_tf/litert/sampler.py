@@ -76,7 +76,7 @@ class NumpySampler:
         if n_new < params.min_length:
             x = filters.mask_tokens(x, self.stop_table[max(stop_state, 0)] == STOPPED)
         for function in params.filters:
-            x = np.broadcast_to(np.asarray(function(x[None]), np.float32), (1, len(x)))[0]
+            x = np.broadcast_to(np.asarray(function(x[None].copy()), np.float32), (1, len(x)))[0]
         return x
 
     def _choose(self, x: np.ndarray, noise: float) -> int:

@@ -1,18 +1,15 @@
 """Choose the engine that runs a model, and open a model on LiteRT. Nothing here imports TensorFlow.
 
-LiteRT needs the model in files of its own. They are made at the first use and kept beside the model, in `litert/`. For
-the bundled model, and where the model's folder can't be written, they are kept in the user's cache folder. Each state
-of the model has a folder of its own there, named by the type of the weights and a digest of the model's files.
+LiteRT needs the model in files of its own. They are made at the first use; `litert/kept.py` says where.
 """
 
 import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
-import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +18,10 @@ import numpy as np
 
 from encoder import Encoder
 from gpt2_tf.files import progress
+from gpt2_tf.files.atomic import atomic_write
+from gpt2_tf.litert import kept
 from gpt2_tf.pretrained.convert import open_weights
 from gpt2_tf.pretrained.load import (
-    bundled_folder,
     check_has_no_step,
     check_vocabulary_size,
     fingerprint,
@@ -36,19 +34,18 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "litert", "tensorflow")
 WEIGHTS = ("float32", "int8")
-CACHE = "GPT2_TF_CACHE"  # the environment variable that names another cache folder
-UNUSED_SECONDS = 24 * 60 * 60  # files of an earlier state of the model are removed after this time
+FORMAT = 2  # a change of the graphs or of the layout of the weights takes the next number
 
 
-def choose_engine(engine: str = "auto", weights: str = "float32") -> str:
+def choose_engine(engine: str = "auto", weights: str = "float32", threads: int | None = None) -> str:
     """Return "litert" or "tensorflow".
 
-    "auto" takes LiteRT where it is installed and no GPU is visible. In float32 both write the same text, except where
-    rounding decides between two tokens.
+    "auto" takes LiteRT where it is installed and no GPU is visible, and where `weights` or `threads` need it. In
+    float32 both write the same text, except where rounding decides between two tokens.
 
     Raises:
         ImportError: LiteRT is asked for, but not installed.
-        ValueError: there is no such engine or type of weights, or TensorFlow is asked for other weights than float32.
+        ValueError: there is no such engine or type of weights, or `weights` or `threads` don't fit the engine.
 
     Example:
         >>> choose_engine("tensorflow")
@@ -61,12 +58,16 @@ def choose_engine(engine: str = "auto", weights: str = "float32") -> str:
         raise ValueError(f"engine is {engine!r}, but must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}, but must be {' or '.join(WEIGHTS)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}, but must be at least 1")
     installed = importlib.util.find_spec("ai_edge_litert") is not None
     if engine == "auto":
-        wanted = weights != "float32" or (installed and not gpu_is_visible())
+        wanted = weights != "float32" or threads is not None or (installed and not gpu_is_visible())
         engine = "litert" if wanted else "tensorflow"
     if engine == "tensorflow" and weights != "float32":
         raise ValueError(f"weights is {weights!r}, but the engine tensorflow has float32 only; take engine='litert'")
+    if engine == "tensorflow" and threads is not None:
+        raise ValueError(f"threads is {threads}, but the engine tensorflow takes all; leave it out, or take 'litert'")
     if engine == "litert" and not installed:
         raise ImportError("the engine litert needs ai-edge-litert: pip install 'ai-edge-litert>=2.1.6,<3'")
     return engine
@@ -112,7 +113,8 @@ def load_litert(
         threads: how many threads compute. None takes what the process may use.
 
     Raises:
-        OSError: a file is missing or can't be read or written.
+        OSError: a file is missing or can't be read.
+        NotKept: the files can't be written.
         ValueError: a file is damaged, or the files don't fit one another.
 
     Example:
@@ -130,9 +132,7 @@ def load_litert(
     enc = read_encoder(model_dir)
     hparams, read_weight = open_weights(model_dir, step)
     check_vocabulary_size(model_dir, enc, hparams)
-    root = kept_root(model_dir)
-    digest = hashlib.sha256(f"{graph_files.FORMAT} {fingerprint(model_dir, step)}".encode()).hexdigest()[:16]
-    folder = root / f"{weights}-{digest}"
+    folder = kept.kept_folder(model_dir, state_of(model_dir, step, weights))
 
     @contextlib.contextmanager
     def weights_with_bar() -> Iterator[Callable[[str], np.ndarray]]:
@@ -146,66 +146,40 @@ def load_litert(
             yield read_and_count
 
     graph_files.prepare(folder, hparams, weights, weights_with_bar)
-    _remove_unused(root, folder)
-    return LiteRTEngine(Decoder(folder, threads or available_threads())), enc
+    engine = LiteRTEngine(Decoder(folder, hparams, weights, threads or available_threads()))
+    kept.remove_unused(folder)
+    return engine, enc
 
 
-def kept_root(model_dir: Path) -> Path:
-    """Return the folder in which a model's files for LiteRT are kept.
+def state_of(model_dir: Path, step: int | None, weights: str) -> str:
+    """Return the name of the folder that keeps a model's files: it differs for any two states of the model.
+
+    Hashing Hugging Face's weights takes as long as reading them. So their fingerprint is kept too, and computed again
+    only when a file has changed.
 
     Example:
-        >>> kept_root(Path(".")).name
-        'litert'
+        >>> state_of(bundled_folder(), step=None, weights="int8").partition("-")[0]
+        'int8'
     """
-    model_dir = model_dir.resolve()
-    effective_ids = os.access in os.supports_effective_ids
-    if model_dir != bundled_folder() and os.access(model_dir, os.W_OK, effective_ids=effective_ids):
-        return model_dir / "litert"
-    if CACHE in os.environ:
-        cache = Path(os.environ[CACHE])
-    elif sys.platform == "win32":
-        cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData/Local"), "gpt2-tf")
-    elif sys.platform == "darwin":
-        cache = Path.home() / "Library/Caches/gpt2-tf"
+    text = None
+    if huggingface.is_huggingface_folder(model_dir):
+        stamps = {path.name: kept.stamp(path) for path in huggingface.model_files(model_dir)}
+        paths = [root / "fingerprint.json" for root in kept.kept_roots(model_dir)]
+        for path in paths:
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                known = json.loads(path.read_bytes())
+                if known["stamps"] == stamps:
+                    text = str(known["fingerprint"])
+        if text is None:
+            text = fingerprint(model_dir)
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    atomic_write(path, json.dumps({"stamps": stamps, "fingerprint": text}).encode())
+                    break
     else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpt2-tf")
-    place = hashlib.sha256(os.fsencode(model_dir)).hexdigest()[:8]
-    return cache / "litert" / f"{model_dir.name}-{place}"
-
-
-def describe_kept(model_dir: Path) -> str:
-    """Say which files for LiteRT are kept for a model, as `gpt2-tf info` shows it; "" for none.
-
-    Example:
-        >>> describe_kept(Path("."))
-        ''
-    """
-    root = kept_root(model_dir)
-    sizes: dict[str, int] = {}
-    for path in root.glob("*/*"):
-        weights = path.parent.name.partition("-")[0]
-        sizes[weights] = sizes.get(weights, 0) + path.stat().st_size
-    kept = " and ".join(f"{weights}, {size:,} bytes" for weights, size in sorted(sizes.items()))
-    return f"{kept}, in {root}" if kept else ""
-
-
-def clear_kept(model_dir: Path) -> None:
-    """Remove the files for LiteRT that are kept for a model. They are made again when they are needed.
-
-    Example:
-        >>> clear_kept(Path("."))
-    """
-    root = kept_root(model_dir)
-    if root.exists():
-        shutil.rmtree(root)
-
-
-def _remove_unused(root: Path, current: Path) -> None:
-    """Remove the files of earlier states of the model, unless another process may still use them."""
-    os.utime(current)
-    for folder in root.glob(f"{current.name.partition('-')[0]}-*"):
-        if folder != current and time.time() - folder.stat().st_mtime > UNUSED_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        text = fingerprint(model_dir, step)
+    return f"{weights}-{hashlib.sha256(f'{FORMAT} {text}'.encode()).hexdigest()[:16]}"
 
 
 def _is_installed(distribution: str) -> bool:

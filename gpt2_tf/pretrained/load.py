@@ -7,13 +7,16 @@ Face hub), or a folder in OpenAI's or Hugging Face's form.
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encoder import Encoder
 from gpt2_tf.files.regular import open_regular
+from gpt2_tf.files.terminal import escape_control_characters
 from gpt2_tf.hparams import HUGGING_FACE_NAMES, OLDER_NAMES, SIZES, HParams, canonical_size, closest_size
+from gpt2_tf.litert.kept import NotKept
 from gpt2_tf.pretrained import download
 from gpt2_tf.weights import hf_tokenizer, huggingface
 from gpt2_tf.weights.checkpoint import latest_checkpoint
@@ -50,7 +53,8 @@ def load(
             `checkpoint` names.
         engine: "tensorflow" (the default) returns a GPT2, which also trains. "litert" returns a `LiteRTEngine`, which
             writes and scores texts faster on a CPU and needs no TensorFlow. "auto" takes LiteRT where it is installed
-            and no GPU is visible.
+            and no GPU is visible, or where `weights` or `threads` need it. Where its files can't be written, "auto"
+            says so on stderr and takes TensorFlow.
         weights: how LiteRT stores the weights, "float32" (the default) or "int8". int8 takes a quarter of the memory
             and writes other texts, of nearly the same quality.
         threads: how many threads LiteRT uses. None takes what the process may use.
@@ -72,10 +76,16 @@ def load(
     """
     from gpt2_tf.pretrained import engines
 
-    engine = engines.choose_engine(engine, weights)
+    chosen = engines.choose_engine(engine, weights, threads)
     folder = find_model_dir(model, models_dir)
-    if engine == "litert":
-        return engines.load_litert(folder, step, weights, threads)
+    if chosen == "litert":
+        try:
+            return engines.load_litert(folder, step, weights, threads)
+        except NotKept as error:
+            if (engine, weights, threads) != ("auto", "float32", None):
+                raise
+            notice = f"{error.filename}: {error.strerror}; it is taken now, and starts more slowly"
+            print(escape_control_characters(notice), file=sys.stderr)
     from gpt2_tf.model import GPT2  # imported late, because the rest of this module does not need TensorFlow
 
     if huggingface.is_huggingface_folder(folder):

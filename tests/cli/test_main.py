@@ -121,7 +121,19 @@ def test_broken_pipe_is_quiet(process, tiny_folder, argv):
 @pytest.mark.parametrize(
     "command",
     [
-        ["generate", "--file", "texts.txt", "--out", "OUT", "--model", "TINY", "--length", "3"],
+        [
+            "generate",
+            "--file",
+            "texts.txt",
+            "--out",
+            "OUT",
+            "--model",
+            "TINY",
+            "--length",
+            "3",
+            "--engine",
+            "tensorflow",
+        ],
         ["convert", "TINY", "OUT"],
         ["train", "texts.txt", "--out", "OUT", "--init-from", "TINY", "--window", "8", "--steps", "1"],
         ["export", "OUT", "--model", "TINY"],

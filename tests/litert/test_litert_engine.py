@@ -1,10 +1,14 @@
 """LiteRT's engine against TensorFlow's: the same texts, and logits within float32's rounding."""
 
 import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+import gpt2_tf
 from gpt2_tf import beam_search, generate, score, stream
 from gpt2_tf.evaluation import perplexity
 from gpt2_tf.generation import Engine
@@ -153,3 +157,68 @@ def test_filters_and_drafts(bundled):
     assert generate(bundled.engine, bundled.enc, "A", length=3, temperature=0, filters=only_z)[0].ids == [90] * 3
     with pytest.raises(ValueError, match="only the TensorFlow engine takes a draft"):
         generate(bundled.engine, bundled.enc, "A", length=3, draft="lookup")
+
+
+def test_threads_share_an_engine(bundled):
+    """Python changes between threads as often as it can, and every text is still the one it has alone."""
+    prompts = ["ROMEO:", "JULIET:", "my lord", "the king"]
+
+    def write(prompt):
+        return [gpt2_tf.generate(bundled.engine, bundled.enc, prompt, length=20, seed=i)[0].text for i in range(3)]
+
+    expected, interval = [write(prompt) for prompt in prompts], sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(write, prompts)) == expected
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_filter_may_change_its_argument_in_place(bundled):
+    def forbid(logits):
+        logits[:, 10] = -np.inf
+        return logits
+
+    settings = {"length": 8, "seed": 3}
+    changed = gpt2_tf.generate(bundled.engine, bundled.enc, "ROMEO:", filters=[forbid], **settings)
+    copied = gpt2_tf.generate(bundled.engine, bundled.enc, "ROMEO:", filters=[lambda x: forbid(x.copy())], **settings)
+    assert changed == copied
+
+
+@pytest.mark.slow
+def test_exit_handlers_of_others_can_write(tmp_path):
+    code = """import atexit, os, sys
+atexit.register(lambda: (print("printed", file=sys.stderr), sys.stderr.flush(), os.write(2, b"written")))
+import gpt2_tf
+engine, enc = gpt2_tf.load("shakespeare", engine="litert")
+gpt2_tf.generate(engine, enc, "ROMEO:", length=3)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stderr == "printed\nwritten"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["tensorflow", "litert"])
+def test_both_engines_in_one_process_write_nothing_to_stderr(first):
+    code = f"""import gpt2_tf
+engines = sorted(["litert", "tensorflow"], key={first!r}.__ne__)
+models = [gpt2_tf.load("shakespeare", engine=engine) for engine in engines]
+print(len({{gpt2_tf.generate(*model, "ROMEO:", length=3, seed=1)[0].text for model in models}}))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ran.stdout, ran.stderr) == ("1\n", "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "litert", "threads": 0}, "threads is 0, but must be at least 1"),
+        ({"engine": "tensorflow", "threads": 2}, "threads is 2, but the engine tensorflow takes all"),
+        ({"engine": "tflite"}, "engine is 'tflite', but must be auto, litert or tensorflow"),
+        ({"weights": "int3"}, "weights is 'int3', but must be"),
+    ],
+)
+def test_settings_that_do_not_fit(settings, message):
+    with pytest.raises(ValueError, match=message):
+        gpt2_tf.load("shakespeare", **settings)
