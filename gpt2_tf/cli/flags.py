@@ -164,11 +164,8 @@ def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
     """
     from gpt2_tf.pretrained.engines import choose_engine
 
-    engine = args.engine
-    if engine == "auto" and args.weights == "float32" and getattr(args, "draft_model", None) is not None:
-        engine = "tensorflow"  # only this engine takes a draft
-    choose_engine(engine, args.weights, args.threads)
-    return {"engine": engine, "weights": args.weights, "threads": args.threads}
+    choose_engine(args.engine, args.weights, args.threads)
+    return {"engine": args.engine, "weights": args.weights, "threads": args.threads}
 
 
 def weights_setting(args: argparse.Namespace) -> dict[str, str]:

@@ -15,7 +15,8 @@ The TensorFlow engine; nothing above imports it before a GPT2 is used:
     sampler.py            one token from its logits: the filters in order, then the draw
     logits.py             the filters: temperature, top-k, top-p, min-p, penalties
     noise.py              the random numbers of each seed and row
-    speculative.py        speculative decoding: prompt lookup and draft models
+    prompt_lookup.py      proposals for the next tokens that need no model
+    speculative.py        speculative decoding with draft models
     beam_decoding.py      the compiled loop of beam search
 """
 

@@ -61,9 +61,9 @@ def generate(
         num_samples: texts per prompt, at least 1.
         batch_size: how many samples are computed together, at least 1. Samples of similar length share a batch. None
             takes at most 16.
-        draft: a smaller model of the same vocabulary, which proposes several tokens for this model to verify together;
-            or "lookup", which proposes what followed the newest tokens when they last occurred. The texts are the
-            same, except where rounding decides between two tokens. Samples are then computed one at a time.
+        draft: a smaller model of the same vocabulary and engine, which proposes several tokens for this model to verify
+            together; or "lookup", which proposes what followed the newest tokens when they last occurred. The texts are
+            the same, except where rounding decides between two tokens. Samples are then computed one at a time.
         settings: the fields of `SamplingParams`, by name: `length`, `temperature`, `top_k`, `seed` and so on. A
             sample depends on the seed and on its own number, not on its neighbours, except where rounding decides
             between two tokens. The loop is compiled again for each new function in `filters`, so pass the same

@@ -10,8 +10,9 @@ from gpt2_tf.generation.decoding import Proposer, extend_rows, left_pad
 from gpt2_tf.generation.engine import LOOKUP, STEPS_PER_CHUNK, Beam, Chunk, Engine, Likelihood, Row, check_logprobs
 from gpt2_tf.generation.noise import UniformNoise
 from gpt2_tf.generation.params import SamplingParams
+from gpt2_tf.generation.prompt_lookup import prompt_lookup
 from gpt2_tf.generation.sampler import Sampler, make_sampler
-from gpt2_tf.generation.speculative import DraftModel, prompt_lookup
+from gpt2_tf.generation.speculative import DraftModel
 from gpt2_tf.model import loss
 from gpt2_tf.model.gpt2 import GPT2
 

@@ -1,6 +1,7 @@
 """Runs a model on LiteRT: tokens -> logits, for one text or for a batch of texts, with a KV cache that grows."""
 
 import contextlib
+import itertools
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,6 +129,56 @@ def chunks(start: int, stop: int, signatures: Sequence[Signature]) -> Iterator[t
         start = min(stop, first + signature.seq)
 
 
+class CachedRow:
+    """One text with its cache, of which the end may change at any time.
+
+    Args:
+        decoder: the model.
+
+    Example:
+        >>> row = CachedRow(engine.decoder)
+        >>> row.logits([10, 20, 30]).shape
+        (1, 1024)
+        >>> row.logits([10, 20, 40, 50], count=2).shape  # 10 and 20 are not computed again
+        (2, 1024)
+    """
+
+    def __init__(self, decoder: Decoder):
+        self.decoder, self.tokens = decoder, []  # tokens: those of which the cache holds keys and values
+        self.cache: KVCache | None = None
+
+    def logits(self, tokens: Sequence[int], count: int = 1) -> np.ndarray:
+        """Return the logits after each of the last `count` tokens, float32 [count, n_vocab].
+
+        Args:
+            tokens: the text, 1 to n_ctx tokens.
+            count: from 1 to `graph_files.VERIFIED`.
+        """
+        capacity = self.decoder.capacity(len(tokens))
+        if self.cache is None or self.cache.signature.capacity < capacity:
+            self._grow(capacity)
+        capacity = self.cache.signature.capacity
+        program, signatures = self.decoder.program("verify", 1, capacity), graph_files.signatures("verify", 1, capacity)
+        start = len(tokens) - count
+        pairs = zip(self.tokens, tokens[:start], strict=False)
+        n_valid = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self.tokens = self.tokens[:n_valid]  # so that an interrupt leaves nothing wrong
+        for first, _, signature in chunks(n_valid, start, [s for s in signatures if not s.logits]):
+            self.decoder.run_row(program, signature, self.cache, tokens[first:start][: signature.seq], first)
+        signature = next(s for s in signatures if s.logits and s.seq >= min(count, capacity))
+        first = min(start, capacity - signature.seq)
+        logits = self.decoder.run_row(program, signature, self.cache, tokens[first:], first)
+        self.tokens = list(tokens)
+        return logits[start - first :]
+
+    def _grow(self, capacity: int) -> None:
+        """Take a cache of this capacity, and keep what is known."""
+        cache = self.decoder.program("verify", 1, capacity).new_cache(Signature(1, 1, capacity, logits=True))
+        if self.cache is not None:
+            cache.write(right_align([StoredRow(self.cache.read(), 0, 0, len(self.tokens))], cache.shapes))
+        self.cache = cache
+
+
 class Batch:
     """Texts that are continued together, one token per row and step.
 
@@ -214,15 +265,7 @@ class Batch:
         signature = Signature(round_up(len(rows)), 1, self.decoder.capacity(self.n_past + 1), logits=True)
         program = self.decoder.program("decode", signature.batch, signature.capacity)
         self.cache = program.new_cache(signature)
-        arrays = {name: np.zeros(shape, np.float32) for name, shape in self.cache.shapes.items()}
-        for slot, row in enumerate(rows):
-            here, there = slice(self.pad_lengths[slot], self.n_past), slice(row.first, row.first + row.n)
-            for name, array in arrays.items():
-                if name.startswith("kv_cache_k"):
-                    array[slot, :, here] = row.arrays[name][row.slot, :, there]
-                else:
-                    array[slot, :, :, here] = row.arrays[name][row.slot, :, :, there]
-        self.cache.write(arrays)
+        self.cache.write(right_align(rows, self.cache.shapes))
 
 
 class StoredRow(NamedTuple):
@@ -237,6 +280,27 @@ class StoredRow(NamedTuple):
     slot: int
     first: int
     n: int
+
+
+def right_align(rows: Sequence[StoredRow], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Return the content of a cache of these shapes with these rows, which all end in the same column.
+
+    Example:
+        >>> keys = {"kv_cache_k_0": np.ones([1, 1, 4, 1], np.float32)}
+        >>> rows = [StoredRow(keys, slot=0, first=0, n=n) for n in (1, 3)]
+        >>> right_align(rows, {"kv_cache_k_0": (2, 1, 4, 1)})["kv_cache_k_0"][:, 0, :, 0].tolist()
+        [[0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+    """
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    end = max(row.n for row in rows)
+    for slot, row in enumerate(rows):
+        here, there = slice(end - row.n, end), slice(row.first, row.first + row.n)
+        for name, array in arrays.items():
+            if name.startswith("kv_cache_k"):
+                array[slot, :, here] = row.arrays[name][row.slot, :, there]
+            else:
+                array[slot, :, :, here] = row.arrays[name][row.slot, :, :, there]
+    return arrays
 
 
 def round_up(n: int) -> int:

@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 
 from gpt2_tf.files import interrupt
-from gpt2_tf.generation.engine import STEPS_PER_CHUNK, Beam, Chunk, Engine, Likelihood, Row, check_logprobs
+from gpt2_tf.generation.engine import LOOKUP, STEPS_PER_CHUNK, Beam, Chunk, Engine, Likelihood, Row, check_logprobs
 from gpt2_tf.generation.noise import UniformNoise
 from gpt2_tf.generation.params import SamplingParams
-from gpt2_tf.generation.stop_strings import STOPPED
 from gpt2_tf.litert.beam_search import search_beams
 from gpt2_tf.litert.decoder import MAX_BATCH, Batch, Decoder
-from gpt2_tf.litert.sampler import NumpySampler
+from gpt2_tf.litert.sampler import NumpySampler, Text
+from gpt2_tf.litert.speculative import DraftModel, Proposer, extend_text, propose_repetition
 
 
 class LiteRTEngine:
@@ -49,11 +49,14 @@ class LiteRTEngine:
         draft: Engine | str | None = None,
     ) -> Iterator[list[Chunk]]:
         """See `Engine.extend`. `params.filters` are functions of NumPy arrays, float32 [1, n_vocab]."""
-        if draft is not None:
-            raise ValueError(f"draft is {draft!r:.60}, but only the TensorFlow engine takes a draft; leave it out")
         sampler = NumpySampler(params, self.hparams.n_vocab, stop_table)
         noise = UniformNoise(params.seed, row_numbers)
         texts = [Text(list(context), limit) for context, limit in zip(contexts, limits, strict=True)]
+        if draft is not None:
+            propose = self._make_proposer(draft, sampler, noise)
+            (text,) = texts
+            yield from extend_text(self.decoder, text, sampler, noise, steps, propose)
+            return
         groups = [range(len(texts))[first : first + MAX_BATCH] for first in range(0, len(texts), MAX_BATCH)]
         running = [self._extend_group(texts, list(rows), sampler, noise, steps) for rows in groups]
         while running:
@@ -65,6 +68,15 @@ class LiteRTEngine:
             running = still_running
             if chunks:
                 yield chunks
+
+    def _make_proposer(self, draft: Engine | str, sampler: NumpySampler, noise: UniformNoise) -> Proposer:
+        if draft == LOOKUP:
+            return propose_repetition
+        if not isinstance(draft, LiteRTEngine):
+            raise ValueError(
+                f"draft is {draft!r:.60}, but the engine litert needs a model of the engine litert, or {LOOKUP!r}"
+            )
+        return DraftModel(draft.decoder, sampler, noise)
 
     def _extend_group(
         self, texts: Sequence["Text"], rows: list[int], sampler: NumpySampler, noise: UniformNoise, steps: int
@@ -142,38 +154,3 @@ class LiteRTEngine:
             length_penalty=length_penalty,
             forbidden=forbidden,
         )
-
-
-class Text:
-    """One text while it is written.
-
-    Args:
-        tokens: the context's token ids.
-        limit: the largest number of new tokens.
-
-    Example:
-        >>> Text([10, 20], limit=5).finish_reason is None
-        True
-    """
-
-    def __init__(self, tokens: list[int], limit: int):
-        self.tokens, self.limit = tokens, limit  # the part of the text that is in the window
-        self.stop_state = self.n_new = 0
-        self.finish_reason: str | None = None
-
-    def slide(self, n_ctx: int) -> None:
-        """Forget the older half of a text that has filled the window."""
-        if len(self.tokens) > n_ctx:
-            self.tokens = self.tokens[-max(n_ctx // 2, 1) :]
-
-    def sample(self, sampler: NumpySampler, logits: np.ndarray, noise: float) -> tuple[int, float]:
-        """Sample the next token, append it, and return it with its log-probability."""
-        token, logprob = sampler.sample_token(logits, self.tokens, self.stop_state, self.n_new, noise)
-        self.stop_state = sampler.next_stop_state(self.stop_state, token)
-        self.tokens.append(token)
-        self.n_new += 1
-        if self.stop_state == STOPPED:
-            self.finish_reason = "stop"
-        elif self.n_new == self.limit:
-            self.finish_reason = "length"
-        return token, logprob

@@ -29,6 +29,7 @@ from gpt2_tf.litert.kept import WEIGHTS, is_intact, seal, writing
 from gpt2_tf.litert.model_file import build, layout, pack, read_scales, write_weights
 
 LENGTHS = (16, 128)  # how many tokens of one row a graph runs together
+VERIFIED = 6  # how many tokens of a draft one graph verifies; for up to six rows, XNNPACK takes nearly the same time
 OpenWeights = Callable[[], AbstractContextManager[Callable[[str], np.ndarray]]]  # see `prepare`
 
 
@@ -75,7 +76,8 @@ def graph_file(folder: Path, hparams: HParams, weights: str, kind: str, batch: i
         folder: a folder that `prepare` has filled, for the same `hparams` and `weights`.
         hparams: the model's sizes.
         weights: "float32" or "int8".
-        kind: "decode" for the next token's logits, "score" for the logits of all tokens of one row.
+        kind: "decode" for the next token's logits, "verify" and "score" for the logits of a few or of many tokens of
+            one row.
         batch: the number of rows.
         capacity: the number of columns of the KV cache.
 
@@ -111,10 +113,11 @@ def signatures(kind: str, batch: int, capacity: int) -> list[Signature]:
     """
     if batch > 1:
         return [Signature(batch, 1, capacity, logits=True)]
-    lengths = sorted({min(seq, capacity) for seq in LENGTHS})
-    with_logits = (1,) if kind == "decode" else lengths
+    with_logits = {"decode": (1,), "verify": (1, VERIFIED), "score": LENGTHS}[kind]
     return [
-        Signature(1, seq, capacity, logits) for logits, seqs in ((True, with_logits), (False, lengths)) for seq in seqs
+        Signature(1, seq, capacity, logits)
+        for logits, seqs in ((True, with_logits), (False, LENGTHS))
+        for seq in sorted({min(seq, capacity) for seq in seqs})
     ]
 
 

@@ -32,7 +32,7 @@ class NotKept(OSError):
     """The engine's files can't be written where they are kept.
 
     Example:
-        >>> raise NotKept(errno.EACCES, "Permission denied", "folder")
+        >>> raise NotKept(13, "Permission denied", "folder")
         Traceback (most recent call last):
         gpt2_tf.litert.kept.NotKept: [Errno 13] Permission denied: 'folder'
     """

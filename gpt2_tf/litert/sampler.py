@@ -1,5 +1,6 @@
 """The sampler of `generation/sampler.py` in NumPy: one row's logits -> its next token."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -99,3 +100,44 @@ class NumpySampler:
         cumulative = np.cumsum(np.exp((x if kept is None else x[kept]).astype(np.float64)))
         index = int(np.searchsorted(cumulative, noise * cumulative[-1], side="right"))
         return index if kept is None else int(kept[index])
+
+
+class Text:
+    """One text while it is written.
+
+    Args:
+        tokens: the context's token ids.
+        limit: the largest number of new tokens.
+
+    Example:
+        >>> Text([10, 20], limit=5).finish_reason is None
+        True
+    """
+
+    def __init__(self, tokens: list[int], limit: int):
+        self.tokens, self.limit = tokens, limit  # the part of the text that is in the window
+        self.stop_state = self.n_new = 0
+        self.finish_reason: str | None = None
+
+    def copy(self) -> "Text":
+        """Return a copy, to try how the text may go on."""
+        text = copy.copy(self)
+        text.tokens = list(self.tokens)
+        return text
+
+    def slide(self, n_ctx: int) -> None:
+        """Forget the older half of a text that has filled the window."""
+        if len(self.tokens) > n_ctx:
+            self.tokens = self.tokens[-max(n_ctx // 2, 1) :]
+
+    def sample(self, sampler: NumpySampler, logits: np.ndarray, noise: float) -> tuple[int, float]:
+        """Sample the next token, append it, and return it with its log-probability."""
+        token, logprob = sampler.sample_token(logits, self.tokens, self.stop_state, self.n_new, noise)
+        self.stop_state = sampler.next_stop_state(self.stop_state, token)
+        self.tokens.append(token)
+        self.n_new += 1
+        if self.stop_state == STOPPED:
+            self.finish_reason = "stop"
+        elif self.n_new == self.limit:
+            self.finish_reason = "length"
+        return token, logprob

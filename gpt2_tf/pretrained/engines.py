@@ -118,7 +118,8 @@ def load_litert(
         ValueError: a file is damaged, or the files don't fit one another.
 
     Example:
-        >>> engine, enc = load_litert(bundled_folder())
+        >>> from gpt2_tf.pretrained.load import find_model_dir
+        >>> engine, enc = load_litert(find_model_dir("shakespeare"))
         >>> engine.hparams.n_ctx
         256
     """
@@ -158,7 +159,8 @@ def state_of(model_dir: Path, step: int | None, weights: str) -> str:
     only when a file has changed.
 
     Example:
-        >>> state_of(bundled_folder(), step=None, weights="int8").partition("-")[0]
+        >>> from gpt2_tf.pretrained.load import find_model_dir
+        >>> state_of(find_model_dir("shakespeare"), step=None, weights="int8").partition("-")[0]
         'int8'
     """
     text = None

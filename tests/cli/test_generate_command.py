@@ -7,8 +7,8 @@ import pytest
 from oracles.command_line import assert_error, text_of
 
 import gpt2_tf
-from gpt2_tf import GPT2
 from gpt2_tf.cli.flags import BUNDLED_NOTICE
+from gpt2_tf.generation.engine import as_engine
 from gpt2_tf.pretrained.load import fingerprint
 
 
@@ -107,16 +107,20 @@ def test_window_flag_allows_more_tokens_than_the_window(cli, tiny_folder, loaded
     assert len(json.loads(ran.out)["ids"]) == 50
 
 
-@pytest.mark.parametrize("draft", ["lookup", "TINY"])
-def test_draft_model_leaves_the_text_unchanged(cli, tiny_folder, loaded, draft, monkeypatch):
+@pytest.mark.parametrize(
+    ("engine", "draft"),
+    [("tensorflow", "lookup"), ("tensorflow", "TINY"), ("litert", "lookup"), ("litert", "TINY"), ("litert", "int8")],
+)
+def test_a_draft_leaves_the_text_unchanged(cli, tiny_folder, loaded, engine, draft, monkeypatch):
     seen = []
     stream = gpt2_tf.stream
     monkeypatch.setattr(gpt2_tf, "stream", lambda *args, **kw: seen.append(kw["draft"]) or stream(*args, **kw))
     options = ("generate", "The", "--model", tiny_folder, "--length", 20, "--temperature", 0)
+    options = (*options, "--engine", engine)
     text = text_of(cli(*options))
-    assert text_of(cli(*options, "--draft-model", tiny_folder if draft == "TINY" else draft)) == text
+    assert text_of(cli(*options, "--draft", tiny_folder if draft == "TINY" else draft)) == text
     assert seen[0] is None
-    assert seen[1] == draft or isinstance(seen[1], GPT2)
+    assert seen[1] == draft or as_engine(seen[1]).name == engine
 
 
 def test_json_has_a_line_per_sample(cli, tiny_folder, loaded):

@@ -13,8 +13,9 @@ from gpt2_tf import GPT2, HParams, generate
 from gpt2_tf.generation.decoding import extend_rows
 from gpt2_tf.generation.noise import UniformNoise
 from gpt2_tf.generation.params import SamplingParams
+from gpt2_tf.generation.prompt_lookup import prompt_lookup
 from gpt2_tf.generation.sampler import make_sampler
-from gpt2_tf.generation.speculative import DraftModel, build_prefill, prompt_lookup
+from gpt2_tf.generation.speculative import DraftModel, build_prefill
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import gpt2_tf
 from gpt2_tf.litert import graph_files
 from gpt2_tf.litert import kept as kept_files
 from gpt2_tf.pretrained import engines
+from gpt2_tf.pretrained.load import bundled_folder
 
 TEXT = "the then"
 
@@ -113,7 +114,7 @@ def test_beside_a_model_that_cannot_be_written_the_users_cache_is_used(unwritabl
 
 
 def test_the_bundled_model_is_kept_in_the_users_cache(user_cache):
-    assert kept_files.kept_folder(engines.bundled_folder(), "float32-0").is_relative_to(user_cache)
+    assert kept_files.kept_folder(bundled_folder(), "float32-0").is_relative_to(user_cache)
 
 
 def test_a_chosen_folder_takes_the_files_of_all_models(folder, tmp_path, monkeypatch):

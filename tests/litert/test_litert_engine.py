@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from oracles.random_settings import PROMPTS, random_settings
 
 import gpt2_tf
 from gpt2_tf import beam_search, generate, score, stream
@@ -14,27 +15,6 @@ from gpt2_tf.evaluation import perplexity
 from gpt2_tf.generation import Engine
 from gpt2_tf.generation.engine import Row, as_engine
 from gpt2_tf.litert.decoder import Batch
-
-PROMPTS = ["ROMEO:", "A", "What light through yonder window breaks?\nIt is the east", "the then them"]
-
-
-def random_settings(rng):
-    """Return settings of `generate`, each of them on or off."""
-    every = {
-        "temperature": rng.choice([0, 0.5, 1.3]),
-        "top_k": rng.randint(1, 200),
-        "top_p": rng.uniform(0.2, 1),
-        "min_p": rng.uniform(0, 0.2),
-        "repetition_penalty": rng.uniform(0.8, 1.5),
-        "no_repeat_ngram": rng.randint(1, 4),
-        "logit_bias": {rng.randrange(260): rng.uniform(-5, 5) for _ in range(3)},
-        "min_length": rng.randint(1, 20),
-        "stop": rng.choice(["e", [" t", "\n"], [101, "the"]]),
-        "window": True,
-        "num_samples": 2,
-    }
-    chosen = {name: value for name, value in every.items() if rng.random() < 0.4}
-    return {**chosen, "length": rng.randint(1, 90) if "window" in chosen else 9, "seed": rng.getrandbits(63)}
 
 
 def assert_same(pair, prompts, **settings):
@@ -151,12 +131,10 @@ def test_weights_that_diverged_are_an_error(lively, enc, tmp_path):
             use()
 
 
-def test_filters_and_drafts(bundled):
+def test_filters_are_functions_of_arrays(bundled):
     assert isinstance(bundled.engine, Engine)
     only_z = lambda logits: np.where(np.arange(1024) == 90, 1.0, -1.0)  # noqa: E731
     assert generate(bundled.engine, bundled.enc, "A", length=3, temperature=0, filters=only_z)[0].ids == [90] * 3
-    with pytest.raises(ValueError, match="only the TensorFlow engine takes a draft"):
-        generate(bundled.engine, bundled.enc, "A", length=3, draft="lookup")
 
 
 def test_threads_share_an_engine(bundled):
