@@ -198,7 +198,7 @@ def check_logprobs(logprobs: Sequence[float] | np.ndarray) -> None:
 
 
 def as_engine(model: "GPT2 | Engine") -> Engine:
-    """Return an Engine unchanged, and a GPT2 wrapped in a `TensorFlowEngine`.
+    """Return an Engine unchanged, and a GPT2, with or without interventions, wrapped in a `TensorFlowEngine`.
 
     Raises:
         TypeError: the model is neither.

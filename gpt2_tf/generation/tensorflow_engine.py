@@ -1,4 +1,4 @@
-"""`TensorFlowEngine`: the `Engine` that runs a `GPT2`."""
+"""`TensorFlowEngine`: the `Engine` that runs a `GPT2`, or a view of it with interventions."""
 
 from collections.abc import Collection, Iterator, Sequence
 
@@ -15,15 +15,16 @@ from gpt2_tf.generation.sampler import Sampler, make_sampler
 from gpt2_tf.generation.speculative import DraftModel
 from gpt2_tf.model import loss
 from gpt2_tf.model.gpt2 import GPT2
+from gpt2_tf.model.interventions import Intervened
 
 
 class TensorFlowEngine:
-    """Runs a `GPT2`. `Engine` describes the methods.
+    """Runs a `GPT2`, or what its `with_interventions` returns. `Engine` describes the methods.
 
     Compiled functions are kept with the model, so making an engine again and again costs nothing.
 
     Raises:
-        TypeError: the model is not a GPT2.
+        TypeError: the model is neither.
 
     Example:
         >>> from gpt2_tf import generate
@@ -34,8 +35,8 @@ class TensorFlowEngine:
 
     name = "tensorflow"
 
-    def __init__(self, model: GPT2):
-        if not isinstance(model, GPT2):
+    def __init__(self, model: GPT2 | Intervened):
+        if not isinstance(model, GPT2 | Intervened):
             raise TypeError(f"the model is {model!r:.60}, but must be a GPT2 or an Engine; gpt2_tf.load returns a GPT2")
         self.model = model
         self.hparams, self.dtype = model.hparams, model.dtype_policy.name

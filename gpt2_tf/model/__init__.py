@@ -3,6 +3,9 @@
     gpt2            the layers and the model, on one page
     ops             their arithmetic, as TensorFlow's kernels run it fastest
     kv_cache        keys and values of the tokens that were read
+    taps            the named places inside the forward pass
+    inspection      what is computed at these places, as arrays
+    interventions   functions that change it
     loss            cross-entropy, without all logits in memory
     training_step   compile, and a step of `fit` and `evaluate`
     lora            adapters beside frozen weights

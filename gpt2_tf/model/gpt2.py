@@ -5,6 +5,7 @@ Layers and weights have OpenAI's names. Keras joins the names of nested `build` 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import sqrt
 
 import keras
@@ -12,9 +13,12 @@ import tensorflow as tf
 
 from gpt2_tf.hparams import HParams
 from gpt2_tf.model import backend, distribute, kv_cache, ops  # noqa: F401 - `backend` checks Keras
+from gpt2_tf.model.inspection import Inspecting
+from gpt2_tf.model.interventions import Intervening
 from gpt2_tf.model.lora import DEFAULT_TARGETS, Adapters, layer_ranks, low_rank
 from gpt2_tf.model.persistence import Persistence
 from gpt2_tf.model.summary import Summary
+from gpt2_tf.model.taps import Tap, no_tap
 from gpt2_tf.model.traces import Traces
 from gpt2_tf.model.training_step import TrainingStep
 
@@ -159,7 +163,7 @@ class Attention(keras.layers.Layer):
         self.c_attn.build(input_shape)
         self.c_proj.build(input_shape)
 
-    def call(self, x, mask, past=None, seed=None):
+    def call(self, x, mask, past=None, seed=None, tap=no_tap):
         q, k, v = split_heads(self.c_attn(x), self.n_head)  # [batch, n_head, seq, head_dim]
         present = kv_cache.append(past, k, v)
         keys, values = zip(*present, strict=True)
@@ -167,10 +171,10 @@ class Attention(keras.layers.Layer):
         w = tf.concat([ops.matmul(q, k, transpose_b=True) for k in keys], axis=-1)  # [batch, n_head, seq, past + seq]
         w = tf.cast(w, self.variable_dtype)  # The softmax needs the range of float32.
         w = tf.where(mask, w, w.dtype.min)
-        w = ops.dropout(tf.cast(ops.softmax(w), v.dtype), self.dropout, seed, site=0)
+        w = tap("weights", ops.dropout(tf.cast(ops.softmax(w), v.dtype), self.dropout, seed, site=0))
         w = tf.split(w, [tf.shape(k)[2] for k in keys], axis=-1)
         x = tf.add_n([ops.matmul(part, v) for part, v in zip(w, values, strict=True)])  # [batch, n_head, seq, head_dim]
-        x = self.c_proj(merge_heads(x))  # [batch, seq, n_embd]
+        x = self.c_proj(merge_heads(tap("heads", x)))  # [batch, seq, n_embd]
         return ops.dropout(x, self.dropout, seed, site=1), present
 
 
@@ -226,14 +230,14 @@ class Block(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def call(self, x, mask, past=None, seed=None, training=None):
-        a, present = self.attn(self.ln_1(x, training=training), mask, past=past, seed=seed)
-        x = x + a
+    def call(self, x, mask, past=None, seed=None, training=None, tap=no_tap):
+        a, present = self.attn(self.ln_1(x, training=training), mask, past=past, seed=seed, tap=partial(tap, "attn"))
+        x = x + tap("attn", "out", a)
         m = self.mlp(self.ln_2(x, training=training), seed=seed, training=training)
-        return x + m, present  # [batch, seq, n_embd]
+        return tap(x + tap("mlp", "out", m)), present  # [batch, seq, n_embd]
 
 
-def recompute(block: Block, x: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+def recompute(block: Block, x: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor | None, tap: Tap = no_tap) -> tf.Tensor:
     """Run a block in training. Its activations are not kept, but computed again for the gradient.
 
     Example:
@@ -241,11 +245,11 @@ def recompute(block: Block, x: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor | Non
         >>> recompute(model.get_layer("h0"), x, attention_mask(5, 5), seed=None).shape == x.shape
         True
     """
-    return tf.recompute_grad(lambda x: block(x, mask, seed=seed, training=True)[0])(x)
+    return tf.recompute_grad(lambda x: block(x, mask, seed=seed, training=True, tap=tap)[0])(x)
 
 
 @keras.saving.register_keras_serializable(package="gpt2_tf")
-class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
+class GPT2(Inspecting, Intervening, Persistence, Adapters, Summary, Traces, TrainingStep):
     """OpenAI's GPT-2, a `keras.Model`. `model(tokens)` maps token ids to the logits of each next token.
 
     The weights exist at once, initialised as the paper says: normal with standard deviation `w_init_stdev`; half of it
@@ -362,6 +366,7 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
         past: kv_cache.KVCache | None = None,
         pad_lengths: tf.Tensor | None = None,
         training: bool | None = None,
+        tap: Tap = no_tap,
     ) -> tuple[tf.Tensor, kv_cache.KVCache]:
         """Run the blocks and `ln_f`. Returns the hidden states, [batch, seq, n_embd], and the extended cache.
 
@@ -371,6 +376,7 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
             pad_lengths: number of padding tokens at the start of each row, int [batch], counted from the first cached
                 token. Padding is masked, and its hidden states have no meaning. Default: None.
             training: whether dropout is applied. With `remat`, the cache is then empty.
+            tap: called at the named places of the forward pass, as `taps` says. Default: changes nothing.
 
         Raises:
             ValueError, tf.errors.InvalidArgumentError: as `forward`.
@@ -397,17 +403,18 @@ class GPT2(Persistence, Adapters, Summary, Traces, TrainingStep):
         seed = None
         if training and self.hparams.dropout:
             seed = distribute.per_replica_seed(tf.cast(self.seeds.next(), tf.int32))
-        h = ops.dropout(h, self.hparams.dropout, seed, site=0)
+        h = tap("embed", ops.dropout(h, self.hparams.dropout, seed, site=0))
         mask = attention_mask(seq, n_past + seq, pad_lengths)
         if past is not None and tokens.shape[1] != 1:  # A second segment saves time for single tokens only.
             past = kv_cache.concat(past)
         presents = []
         for i, block in enumerate(self.h):
             block_seed = seed if seed is None else tf.random.fold_in(seed, 1 + i)
+            block_tap = partial(tap, f"h{i}")
             if training and self.remat:
-                h = recompute(block, h, mask, block_seed)
+                h = recompute(block, h, mask, block_seed, block_tap)
             else:
-                h, present = block(h, mask, past=past and past[i], seed=block_seed, training=training)
+                h, present = block(h, mask, past=past and past[i], seed=block_seed, training=training, tap=block_tap)
                 presents.append(present)
         return tf.cast(self.ln_f(h, training=training), self.compute_dtype), tuple(presents)
 

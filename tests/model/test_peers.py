@@ -76,6 +76,36 @@ def test_transformers_agrees(model, transformers_peer, tokens):
 
 
 @pytest.mark.slow  # for the import of PyTorch
+def test_transformers_inside_agrees(model, transformers_peer, tokens):
+    """1e-5 as a share of the largest value: the stream reaches 5, the logits 3."""
+    import torch
+
+    peer = copy.deepcopy(transformers_peer)
+    peer.set_attn_implementation("eager")  # the default one gives no attentions
+    parts = {"attn_out": [], "mlp_out": [], "head_out": []}
+    for block in peer.transformer.h:
+        block.attn.register_forward_hook(lambda module, args, out: parts["attn_out"].append(out[0]))
+        block.mlp.register_forward_hook(lambda module, args, out: parts["mlp_out"].append(out))
+        block.attn.c_proj.register_forward_hook(lambda module, args, out: parts["head_out"].append(args[0]))
+    with torch.no_grad():
+        theirs = peer(torch.tensor(tokens), output_hidden_states=True, output_attentions=True)
+    ours = model.inspect(tokens)
+
+    def assert_equal(one, other):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+    *states, last = (state.numpy() for state in theirs.hidden_states)
+    assert_equal(ours.hidden_states[:-1], np.stack(states))
+    assert_equal(model.ln_f(ours.hidden_states[-1]).numpy(), last)  # theirs is after `ln_f`, ours before
+    assert_equal(ours.attentions, np.stack(theirs.attentions))
+    heads = np.stack(parts.pop("head_out")).reshape([3, 2, HPARAMS.n_ctx, HPARAMS.n_head, HPARAMS.head_dim])
+    assert_equal(ours.head_out, heads.transpose(0, 1, 3, 2, 4))
+    for name, values in parts.items():
+        assert_equal(getattr(ours, name), np.stack(values))
+    assert_equal(ours.logits, theirs.logits.numpy())
+
+
+@pytest.mark.slow  # for the import of PyTorch
 @pytest.mark.parametrize("settings", [{}, {"grad_accumulation": 2}, {"remat": True}], ids=str)
 def test_transformers_loss_and_gradients_agree(model, transformers_peer, tokens, settings):
     """1e-5 of each gradient's size: float32 in another order. Some of the targets are padding."""
