@@ -9,6 +9,7 @@ The packages, from the bottom up. A package imports only from those above it in 
     litert                                the model on LiteRT, without TensorFlow
     pretrained                            names and folders -> models
     training, evaluation, serving         fine-tuning; benchmarks; exported models
+    inside                                what is computed inside the model
     cli                                   the command `gpt2-tf`
 """
 

@@ -19,7 +19,7 @@ FLOORS = [
     {"gpt2_tf.generation"},
     {"gpt2_tf.litert"},
     {"gpt2_tf.pretrained"},
-    {"gpt2_tf.training", "gpt2_tf.evaluation", "gpt2_tf.serving"},
+    {"gpt2_tf.training", "gpt2_tf.evaluation", "gpt2_tf.serving", "gpt2_tf.inside"},
     {"gpt2_tf"},  # the public names
     {"gpt2_tf.cli"},
     {"gpt2_tf.__main__", "download_model"},

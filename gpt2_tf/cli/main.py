@@ -15,6 +15,7 @@ from gpt2_tf.cli import (
     export,
     generate,
     info,
+    inspect,
     interactive,
     prepare,
     train,
@@ -22,7 +23,7 @@ from gpt2_tf.cli import (
 from gpt2_tf.cli.parser import Parser, add_debug_flag
 from gpt2_tf.cli.terminal import one_line, print_notice
 
-COMMANDS = (generate, interactive, download, info, encode, decode, prepare, train, evaluate, convert, export)
+COMMANDS = (generate, interactive, download, info, encode, decode, prepare, train, evaluate, inspect, convert, export)
 EXAMPLES = """\
 examples:
   gpt2-tf generate "ROMEO:"                                  continue a text with the small bundled model

@@ -76,7 +76,7 @@ def latest_checkpoint(folder: str | os.PathLike, step: int | None = None) -> Pat
     hint = "the folder has no other checkpoint"
     if existing:
         last = step_of(existing[-1])
-        step_flag = "" if last is None else f"; generate, evaluate, convert and export also take --step {last}"
+        step_flag = "" if last is None else f"; generate, evaluate, inspect, convert and export also take --step {last}"
         hint = (
             f"the folder has {', '.join(existing)}; to choose one, write this line into {folder / 'checkpoint'}: "
             f'model_checkpoint_path: "{existing[-1]}"{step_flag}'

@@ -22,7 +22,7 @@ USAGE = {
         ["compose"],
         [
             "there is no command 'compose'; expected generate, interactive, download, info, encode, decode, prepare, "
-            'train, evaluate, convert or export; to continue a text, write gpt2-tf generate "compose"',
+            'train, evaluate, inspect, convert or export; to continue a text, write gpt2-tf generate "compose"',
         ],
     ),
     "misspelt command": (["generat", "x"], ["there is no command 'generat'; did you mean generate? `gpt2-tf --help`"]),

@@ -33,7 +33,7 @@ def test_a_lost_pointer_is_answered_with_the_flag(cli, run_folder):
             ran,
             1,
             "the folder has model-1, model-2; to choose one,",
-            "; generate, evaluate, convert and export also take --step 2",
+            "; generate, evaluate, inspect, convert and export also take --step 2",
         )
 
 
