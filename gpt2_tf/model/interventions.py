@@ -69,6 +69,7 @@ class Intervened(Inspecting):
                 raise TypeError(f"the intervention at {place} is {function!r:.60}, but must be a function")
         self.model, self.interventions = model, dict(interventions)
         self.hparams, self.compute_dtype = model.hparams, model.compute_dtype
+        self.dtype_policy = model.dtype_policy
         self.h, self.ln_f = model.h, model.ln_f
         self.logits, self.tied_embedding = model.logits, model.tied_embedding
 
