@@ -1,7 +1,7 @@
 """Runs graphs by LiteRT's `CompiledModel`: NumPy arrays in, NumPy arrays out, and a KV cache that stays in place."""
 
+import atexit
 import contextlib
-import ctypes
 import functools
 import importlib.util
 import os
@@ -48,6 +48,8 @@ def environment() -> object:
 
     # The first buffer makes a second environment, and writes about it.
     TensorBuffer.create_from_host_memory(np.zeros(16, np.float32)).write(np.zeros(16, np.float32))
+    # At the end of the process, C++ writes about the end of the environments, after all of Python has ended.
+    atexit.register(_discard_stderr)
     package = importlib.util.find_spec("ai_edge_litert").submodule_search_locations[0]
     return Environment.create(options=EnvironmentOptions(runtime_path=package))
 
@@ -106,7 +108,6 @@ class Program:
 
             cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(weight_cache))
             self.model = CompiledModel.from_file(str(path), environment=environment(), options=Options(cpu_options=cpu))
-            _close_stderr_at_exit()
         self.inputs: dict[str, dict[str, object]] = {}  # of each signature: its own buffers, by name
         self.lock = threading.Lock()  # the buffers are shared, so only one thread runs the graphs at a time
 
@@ -148,13 +149,7 @@ class Program:
         return {key: tuple(detail["shape"]) for key, detail in details.items()}
 
 
-@functools.cache
-def _close_stderr_at_exit() -> None:
-    """Close stderr after Python has ended and before LiteRT's destructors, which write about themselves.
-
-    `__cxa_atexit(close, 2)` of the C library does both: what is registered last is called first, and Python's own
-    `atexit` functions have run by then. Where there is no such function, the lines are seen.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        library = ctypes.CDLL(None)
-        library.__cxa_atexit(library.close, ctypes.c_void_p(2), None)
+def _discard_stderr() -> None:
+    """Discard what this process writes to stderr from now on."""
+    with open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), 2)

@@ -84,5 +84,9 @@ def test_a_full_disk_leaves_nothing_half_written(environment, tiny_folder, tmp_p
     ran = subprocess.run(
         command, cwd=tmp_path, env=environment, preexec_fn=limit, capture_output=True, text=True, timeout=120
     )
-    assert_error(Ran(ran.returncode, ran.stdout.encode(), ran.stderr), 1, "weights.bin: File too large")
+    assert_error(
+        Ran(ran.returncode, ran.stdout.encode(), ran.stderr),
+        1,
+        "the files of the engine litert can't be written there (File too large)",
+    )
     assert [name for _, _, names in os.walk(tmp_path / "model" / "litert") for name in names] == []

@@ -165,18 +165,6 @@ def test_a_filter_may_change_its_argument_in_place(bundled):
 
 
 @pytest.mark.slow
-def test_exit_handlers_of_others_can_write(tmp_path):
-    code = """import atexit, os, sys
-atexit.register(lambda: (print("printed", file=sys.stderr), sys.stderr.flush(), os.write(2, b"written")))
-import gpt2_tf
-engine, enc = gpt2_tf.load("shakespeare", engine="litert")
-gpt2_tf.generate(engine, enc, "ROMEO:", length=3)
-"""
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert ran.stderr == "printed\nwritten"
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("first", ["tensorflow", "litert"])
 def test_both_engines_in_one_process_write_nothing_to_stderr(first):
     code = f"""import gpt2_tf
