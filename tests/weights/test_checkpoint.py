@@ -367,7 +367,7 @@ def test_a_named_checkpoint_that_is_missing_is_an_error_that_lists_the_others(sa
         f"{folder / 'checkpoint'} names model-61000, but model-61000.index is missing; the folder has model.ckpt, "
         "model-900, model-1000; to choose one, write this line into "
         f"{folder / 'checkpoint'}: "
-        'model_checkpoint_path: "model-1000"; generate, evaluate, convert and export also take --step 1000'
+        'model_checkpoint_path: "model-1000"; generate, evaluate, inspect, convert and export also take --step 1000'
     )
     (folder / "checkpoint").write_text('model_checkpoint_path: "model-1000"')
     GPT2.from_checkpoint(folder)
