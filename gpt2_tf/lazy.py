@@ -87,11 +87,33 @@ def without_tensorflow_noise() -> Iterator[None]:
         yield
         return
     sys.__stderr__.flush()
+    with without_stderr():
+        yield
+
+
+@contextlib.contextmanager
+def without_stderr() -> Iterator[None]:
+    """Discard what the process writes to stderr, its C++ code included. Exceptions are raised as usual.
+
+    Example:
+        >>> with without_stderr():
+        ...     _ = os.write(2, b"INFO: ...")
+    """
     stderr = os.dup(2)
-    with open(os.devnull, "wb") as devnull:
-        os.dup2(devnull.fileno(), 2)
+    discard_stderr()
     try:
         yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
+
+
+def discard_stderr() -> None:
+    """Discard what the process writes to stderr from now on.
+
+    Example:
+        >>> with without_stderr():  # which ends it
+        ...     discard_stderr()
+    """
+    with open(os.devnull, "wb") as devnull:
+        os.dup2(devnull.fileno(), 2)

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         numbers, rows, draw = (lens_view if args.lens else surprise_view)(model, enc, text)
     if args.png is not None:
-        from gpt2_tf.inside.figures import write_png
+        from gpt2_tf.files.png import write_png
 
         write_png(draw(), args.png)
     elif args.json:

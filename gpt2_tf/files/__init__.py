@@ -7,6 +7,7 @@
 - `progress.py`: the progress bar on stderr.
 - `interrupt.py`: Ctrl-C as KeyboardInterrupt, even inside TensorFlow.
 - `regular.py`: open a file that must not be a pipe or a device.
+- `png.py`: write a figure as a PNG.
 - `terminal.py`: escape control characters of text from outside.
 """
 

@@ -1,9 +1,6 @@
 """Figures of what is inside the model. They need matplotlib, the extra `plot`."""
 
-import io
 import json
-import os
-import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -11,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from encoder import Encoder
-from gpt2_tf.files.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,9 +49,9 @@ def attention_figure(enc: Encoder, ids: Sequence[int], weights: np.ndarray) -> "
         >>> figure.axes[0].get_xlabel()
         'token that is read'
     """
-    size = 2 + 0.25 * len(ids)
-    figure, axes = _matrix(weights, 1.5 + size, size, "attention", token_labels(enc, ids))
-    axes.set_yticks(range(len(ids)), token_labels(enc, ids), fontsize=8, parse_math=False)
+    size, labels = 2 + 0.25 * len(ids), token_labels(enc, ids)
+    figure, axes = _matrix(weights, 1.5 + size, size, "attention", labels)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
     axes.set_ylabel("token that reads")
     return figure
 
@@ -144,24 +140,6 @@ def layer_names(n_layer: int) -> list[str]:
         ['embed', 'h0', 'h1']
     """
     return ["embed", *(f"h{layer}" for layer in range(n_layer))]
-
-
-def write_png(figure: "Figure", path: str | os.PathLike) -> None:
-    """Write a figure as a PNG, whole or not at all.
-
-    Raises:
-        OSError: the file cannot be written.
-
-    Example:
-        >>> ids = enc.encode("my lord")
-        >>> write_png(attention_figure(enc, ids, np.eye(len(ids))), "attention.png")
-    """
-    image = io.BytesIO()
-    with warnings.catch_warnings():
-        # A token may have characters that matplotlib's fonts lack. They are drawn as boxes.
-        warnings.filterwarnings("ignore", "Glyph")
-        figure.savefig(image, format="png", dpi=120)
-    atomic_write(path, image.getvalue())
 
 
 def check_matplotlib() -> None:

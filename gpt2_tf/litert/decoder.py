@@ -68,11 +68,20 @@ class Decoder:
 
     def prefill(self, tokens: Sequence[int], capacity: int, kind: str = "decode") -> KVCache:
         """Run one row of tokens, and return its cache."""
-        program, signatures = self.program(kind, 1, capacity), graph_files.signatures(kind, 1, capacity)
-        cache = program.new_cache(signatures[0])
-        for first, _, signature in chunks(0, len(tokens), [s for s in signatures if not s.logits]):
-            self.run_row(program, signature, cache, tokens[first : first + signature.seq], first)
+        cache = self.new_cache(capacity, kind)
+        self.extend_cache(cache, tokens, 0, kind)
         return cache
+
+    def new_cache(self, capacity: int, kind: str) -> KVCache:
+        """Return an empty cache for one row."""
+        return self.program(kind, 1, capacity).new_cache(graph_files.signatures(kind, 1, capacity)[0])
+
+    def extend_cache(self, cache: KVCache, tokens: Sequence[int], n_past: int, kind: str) -> None:
+        """Run one row of tokens, of which the cache holds the first `n_past`."""
+        capacity = cache.signature.capacity
+        program, signatures = self.program(kind, 1, capacity), graph_files.signatures(kind, 1, capacity)
+        for first, _, signature in chunks(n_past, len(tokens), [s for s in signatures if not s.logits]):
+            self.run_row(program, signature, cache, tokens[first : first + signature.seq], first)
 
     def run_row(
         self, program: Program, signature: Signature, cache: KVCache, tokens: Sequence[int], n_past: int
@@ -163,8 +172,7 @@ class CachedRow:
         pairs = zip(self.tokens, tokens[:start], strict=False)
         n_valid = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
         self.tokens = self.tokens[:n_valid]  # so that an interrupt leaves nothing wrong
-        for first, _, signature in chunks(n_valid, start, [s for s in signatures if not s.logits]):
-            self.decoder.run_row(program, signature, self.cache, tokens[first:start][: signature.seq], first)
+        self.decoder.extend_cache(self.cache, tokens[:start], n_valid, kind="verify")
         signature = next(s for s in signatures if s.logits and s.seq >= min(count, capacity))
         first = min(start, capacity - signature.seq)
         logits = self.decoder.run_row(program, signature, self.cache, tokens[first:], first)
@@ -173,7 +181,7 @@ class CachedRow:
 
     def _grow(self, capacity: int) -> None:
         """Take a cache of this capacity, and keep what is known."""
-        cache = self.decoder.program("verify", 1, capacity).new_cache(Signature(1, 1, capacity, logits=True))
+        cache = self.decoder.new_cache(capacity, kind="verify")
         if self.cache is not None:
             cache.write(right_align([StoredRow(self.cache.read(), 0, 0, len(self.tokens))], cache.shapes))
         self.cache = cache

@@ -110,9 +110,8 @@ def kept_roots(model_dir: Path) -> list[Path]:
     """List the folders in which a model's files may be kept, the preferred one first.
 
     Example:
-        >>> os.environ.pop(CACHE, None) and None
-        >>> [root.name for root in kept_roots(Path("my-model"))][0]
-        'litert'
+        >>> kept_roots(Path("my-model"))[-1].name.startswith("my-model-")
+        True
     """
     model_dir = model_dir.resolve()
     beside = [] if CACHE in os.environ or model_dir.is_relative_to(PACKAGE) else [model_dir / "litert"]

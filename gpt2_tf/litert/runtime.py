@@ -4,13 +4,13 @@ import atexit
 import contextlib
 import functools
 import importlib.util
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from gpt2_tf.lazy import discard_stderr, without_stderr
 from gpt2_tf.litert.graph import Signature
 
 _stderr_lock = threading.Lock()
@@ -18,20 +18,15 @@ _stderr_lock = threading.Lock()
 
 @contextlib.contextmanager
 def without_litert_noise() -> Iterator[None]:
-    """Discard what the process writes to stderr, such as the notices of LiteRT's C++ code.
+    """Discard the notices that LiteRT's C++ code writes to stderr.
 
     Example:
         >>> with without_litert_noise():
-        ...     _ = os.write(2, b"INFO: ...")
+        ...     environment() is environment()
+        True
     """
-    with _stderr_lock, open(os.devnull, "wb") as devnull:  # two threads could put back each other's stderr
-        stderr = os.dup(2)
-        os.dup2(devnull.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    with _stderr_lock, without_stderr():  # two threads could put back each other's stderr
+        yield
 
 
 @functools.cache
@@ -49,7 +44,7 @@ def environment() -> object:
     # The first buffer makes a second environment, and writes about it.
     TensorBuffer.create_from_host_memory(np.zeros(16, np.float32)).write(np.zeros(16, np.float32))
     # At the end of the process, C++ writes about the end of the environments, after all of Python has ended.
-    atexit.register(_discard_stderr)
+    atexit.register(discard_stderr)
     package = importlib.util.find_spec("ai_edge_litert").submodule_search_locations[0]
     return Environment.create(options=EnvironmentOptions(runtime_path=package))
 
@@ -147,9 +142,3 @@ class Program:
     def _shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         details = self.model.get_input_tensor_details(name)
         return {key: tuple(detail["shape"]) for key, detail in details.items()}
-
-
-def _discard_stderr() -> None:
-    """Discard what this process writes to stderr from now on."""
-    with open(os.devnull, "wb") as devnull:
-        os.dup2(devnull.fileno(), 2)

@@ -155,33 +155,36 @@ def load_litert(
 def state_of(model_dir: Path, step: int | None, weights: str) -> str:
     """Return the name of the folder that keeps a model's files: it differs for any two states of the model.
 
-    Hashing Hugging Face's weights takes as long as reading them. So their fingerprint is kept too, and computed again
-    only when a file has changed.
-
     Example:
         >>> from gpt2_tf.pretrained.load import find_model_dir
         >>> state_of(find_model_dir("shakespeare"), step=None, weights="int8").partition("-")[0]
         'int8'
     """
-    text = None
-    if huggingface.is_huggingface_folder(model_dir):
-        stamps = {path.name: kept.stamp(path) for path in huggingface.model_files(model_dir)}
-        paths = [root / "fingerprint.json" for root in kept.kept_roots(model_dir)]
-        for path in paths:
-            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-                known = json.loads(path.read_bytes())
-                if known["stamps"] == stamps:
-                    text = str(known["fingerprint"])
-        if text is None:
-            text = fingerprint(model_dir)
-            for path in paths:
-                with contextlib.suppress(OSError):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    atomic_write(path, json.dumps({"stamps": stamps, "fingerprint": text}).encode())
-                    break
-    else:
-        text = fingerprint(model_dir, step)
+    is_huggingface = huggingface.is_huggingface_folder(model_dir)
+    text = _kept_fingerprint(model_dir) if is_huggingface else fingerprint(model_dir, step)
     return f"{weights}-{hashlib.sha256(f'{FORMAT} {text}'.encode()).hexdigest()[:16]}"
+
+
+def _kept_fingerprint(model_dir: Path) -> str:
+    """The fingerprint of a folder in Hugging Face's form.
+
+    Hashing the weights takes as long as reading them. So the fingerprint is kept too, and computed again only when a
+    file has changed.
+    """
+    stamps = {path.name: kept.stamp(path) for path in huggingface.model_files(model_dir)}
+    paths = [root / "fingerprint.json" for root in kept.kept_roots(model_dir)]
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            known = json.loads(path.read_bytes())
+            if known["stamps"] == stamps:
+                return str(known["fingerprint"])
+    text = fingerprint(model_dir)
+    for path in paths:
+        with contextlib.suppress(OSError):  # the first folder that can be written
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, json.dumps({"stamps": stamps, "fingerprint": text}).encode())
+            break
+    return text
 
 
 def _is_installed(distribution: str) -> bool:

@@ -1,11 +1,10 @@
 """The plot of a run's losses, `loss.png`."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpt2_tf.files.atomic import atomic_write
+from gpt2_tf.files.png import write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +50,4 @@ def draw_losses(rows: Sequence[Mapping[str, str]], path: Path) -> None:
         figure = loss_figure(rows)
     except ImportError:
         return
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    atomic_write(path, image.getvalue())
+    write_png(figure, path)

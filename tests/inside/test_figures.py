@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 
+from gpt2_tf.files.png import write_png
 from gpt2_tf.inside import attention_figure, figures, lens_figure, logit_lens, surprise, surprise_figure
-from gpt2_tf.inside.figures import token_labels, write_png
+from gpt2_tf.inside.figures import token_labels
 
 TEXT = 'the $x$ "day"\n漢 then'
 
